@@ -1,0 +1,1 @@
+"""What happens around training: pictures, reports, prediction files."""

@@ -1,0 +1,1 @@
+"""Data modules: every data set as HandBatch."""

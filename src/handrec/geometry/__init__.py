@@ -1,0 +1,1 @@
+"""Rotations, cameras, Procrustes, meshes: pure functions."""

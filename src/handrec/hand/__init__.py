@@ -1,0 +1,1 @@
+"""The hand itself: models, joint names and orders, anatomy."""

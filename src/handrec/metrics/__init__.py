@@ -1,0 +1,1 @@
+"""Functional metrics, official protocols and torchmetrics over them."""

@@ -1,0 +1,55 @@
+"""The contracts of backbones and heads."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from handrec.hand.base import HandModel
+from handrec.types import Camera, HandPrediction
+
+
+class Features(NamedTuple):
+    """What a backbone sees in an image.
+
+    Attributes:
+        grid: spatial features, row 0 at the top; cells tile the image evenly.
+        pooled: the class token where there is one, else the mean of the grid.
+    """
+
+    grid: Float[Tensor, "b c h w"]
+    pooled: Float[Tensor, "b c"]
+
+
+class Backbone(nn.Module, ABC):
+    """Turns images in [0, 1] into features; it normalises them as it wants.
+
+    Attributes:
+        channels: of both ``grid`` and ``pooled``.
+    """
+
+    channels: int
+
+    @abstractmethod
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Return the features of RGB images in [0, 1]."""
+
+
+class MeshHead(nn.Module, ABC):
+    """Turns features into hands, in one or several iterations."""
+
+    @abstractmethod
+    def regress(self, features: Features, camera: Camera) -> list[HandPrediction]:
+        """Return the estimate of every iteration, the final one last.
+
+        Args:
+            features: of the crops.
+            camera: of the crops; translations and 2D keypoints are in its frame and pixels.
+        """
+
+
+#: Builds a head from the backbone's channels and the hand model. In YAML: a class path and the
+#: remaining arguments.
+HeadFactory = Callable[[int, HandModel], MeshHead]

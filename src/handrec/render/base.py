@@ -1,0 +1,115 @@
+"""The contract of a rasterizer, and the steps that every backend shares."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from handrec.types import Camera, Rendering
+
+
+class Attribute(NamedTuple):
+    """A quantity that varies over a surface.
+
+    Attributes:
+        values: ``(B or 1, N, C)``.
+        index: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces of
+            the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
+            colours ``arange(F)[:, None].expand(-1, 3)``.
+    """
+
+    values: Float[Tensor, "b n c"]
+    index: Int[Tensor, "f 3"] | None = None
+
+
+#: Interpolated attributes by name, each ``(B, H, W, C)`` and zero off the mesh, to a shaded image
+#: ``(B, H, W, C')``. Any differentiable function of the attributes; it may hold lights, textures.
+Shader = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class Rasterizer(nn.Module, ABC):
+    """Draws meshes of one topology through pinhole cameras, differentiably.
+
+    Convention:
+        Camera frame: OpenCV (x right, y down, z forward), metres. Row 0 is the top of the image
+        and pixel centres lie at integer + 0.5. A pixel shows the nearest face that covers its
+        centre; at equal depth the lower face index wins. Both sides of a face are seen. A face
+        with a vertex nearer than ``near`` is not drawn, nor is a degenerate one; neither gives a
+        NaN. Everything is float32 inside, whatever autocast does. The forward is deterministic.
+
+    Gradients:
+        To vertices through perspective-correct barycentrics (shading, texture, depth) and through
+        visibility (silhouettes and occlusion edges, on the shaded image and on the mask); to
+        attributes, and through the shader to lights and textures. ``face_index`` has none.
+
+    A backend implements three steps: :meth:`cover`, :meth:`interpolate`, :meth:`visibility`.
+
+    Attributes:
+        near: metres.
+    """
+
+    near: float = 0.01
+
+    def render(
+        self,
+        vertices: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        attributes: Mapping[str, Attribute],
+        camera: Camera,
+        shader: Shader,
+        background: Float[Tensor, "b c h w"] | None = None,
+    ) -> Rendering:
+        """Return the shaded image, mask, depth and face index of each mesh.
+
+        Args:
+            vertices: metres, camera frame.
+            faces: shared by the batch.
+            attributes: by name; ``shader`` gets them interpolated under the same names.
+            camera: one intrinsics per mesh.
+            shader: see :data:`Shader`.
+            background: drawn where no face is seen; zeros if None.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def cover(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        size: tuple[int, int],
+    ) -> Int[Tensor, "b h w"]:
+        """Return the face seen at each pixel centre, -1 for none.
+
+        Args:
+            screen: ``(x px, y px, z m)`` of each vertex; vertices at or behind ``near`` included.
+            faces: shared by the batch.
+            size: ``(height, width)``.
+        """
+
+    @abstractmethod
+    def interpolate(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+        attributes: list[Attribute],
+    ) -> list[Tensor]:
+        """Return each attribute at each pixel, ``(B, H, W, C)``, zero off the mesh.
+
+        Perspective-correct and differentiable in ``screen`` and the values.
+        """
+
+    @abstractmethod
+    def visibility(
+        self,
+        image: Float[Tensor, "b h w c"],
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+    ) -> Float[Tensor, "b h w c"]:
+        """Return ``image`` unchanged, with the gradient of visibility towards ``screen`` attached."""
+
+
+__all__ = ["Attribute", "Rasterizer", "Shader"]

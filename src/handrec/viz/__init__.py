@@ -1,0 +1,1 @@
+"""Pictures from tensors: overlays, contact sheets, plots, reports, meshes."""
