@@ -8,7 +8,9 @@ skin, and adds a joint regressor and ten anthropometric shape directions.
 import argparse
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -145,9 +147,7 @@ def build_hand(rig: Rig) -> Hand:
         start = rig.joints[webxr_name(f"{finger}_{last}")]
         direction = rig.joints[webxr_name(f"{finger}_tip")] - start
         joints.append(pierce(start, direction / np.linalg.norm(direction), vertices, faces))
-    return Hand(
-        vertices, faces, rig.uv, rig.faces, merge_weights(rig)[kept], np.stack(joints)
-    )
+    return Hand(vertices, faces, rig.uv, rig.faces, merge_weights(rig)[kept], np.stack(joints))
 
 
 def maximum_entropy(points: Array, prior: Array, target: Array) -> Array:
@@ -212,8 +212,8 @@ class Shape(NamedTuple):
     """
 
     palm: tuple[float, float, float] = (0, 0, 0)
-    length: dict[str, float] = {}
-    thickness: dict[str, float] = {}
+    length: Mapping[str, float] = MappingProxyType({})
+    thickness: Mapping[str, float] = MappingProxyType({})
 
 
 LONG_FINGERS = FINGERS[1:]

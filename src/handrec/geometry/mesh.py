@@ -11,9 +11,9 @@ def face_normals(
 ) -> Float[Tensor, "*b f 3"]:
     """Return the normals of the faces, twice the area long, outwards for CCW faces."""
     corners = vertices[..., faces, :]
-    return torch.linalg.cross(
-        corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :], dim=-1
-    )
+    first, second = corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
+    normals: Tensor = torch.linalg.cross(first, second, dim=-1)
+    return normals
 
 
 def vertex_normals(
@@ -37,13 +37,15 @@ def signed_volume(
     """Return the volume enclosed by closed meshes, positive for outward (CCW) faces."""
     corners = vertices[..., faces, :]
     cross = torch.linalg.cross(corners[..., 0, :], corners[..., 1, :], dim=-1)
-    return (cross * corners[..., 2, :]).sum((-1, -2)) / 6
+    volume: Tensor = (cross * corners[..., 2, :]).sum((-1, -2)) / 6
+    return volume
 
 
 def edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
     """Return every undirected edge once, lower vertex first, in lexical order."""
     directed = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    return torch.unique(directed.sort(dim=1).values, dim=0)
+    unique: Tensor = torch.unique(directed.sort(dim=1).values, dim=0)
+    return unique
 
 
 def weld(

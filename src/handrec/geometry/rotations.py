@@ -16,7 +16,8 @@ def skew(vector: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
     """Return the matrix ``K`` with ``K x = vector x x`` (cross product)."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
@@ -65,10 +66,10 @@ def matrix_to_quaternion(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4
 
 def quaternion_to_matrix(quaternion: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
     """Return the rotation of quaternions (w, x, y, z), normalised first; they must not be 0."""
-    w, vector = F.normalize(quaternion, dim=-1).split([1, 3], dim=-1)
-    cross = skew(vector)
+    unit = F.normalize(quaternion, dim=-1)
+    cross = skew(unit[..., 1:])
     eye = torch.eye(3, dtype=quaternion.dtype, device=quaternion.device)
-    return eye + 2 * w[..., None] * cross + 2 * cross @ cross
+    return eye + 2 * unit[..., :1, None] * cross + 2 * cross @ cross
 
 
 def matrix_to_axis_angle(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
@@ -78,7 +79,8 @@ def matrix_to_axis_angle(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3
         Goes through the quaternion. At pi the sign of the axis is arbitrary (the rotation is the
         same). Where the half angle's sine is below 1e-4 a series replaces ``angle / sin``.
     """
-    w, vector = matrix_to_quaternion(matrix).split([1, 3], dim=-1)
+    quaternion = matrix_to_quaternion(matrix)
+    w, vector = quaternion[..., :1], quaternion[..., 1:]
     squared = vector.square().sum(-1, keepdim=True)
     small = squared < 1e-8
     sine = torch.where(small, torch.ones_like(squared), squared).sqrt()
@@ -95,7 +97,7 @@ def interleaved_6d_to_matrix(sixd: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3
         al., CVPR 2019). The other common layout puts two rows after each other; nothing but the
         values tells them apart.
     """
-    first, second = sixd.unflatten(-1, (3, 2)).unbind(-1)
+    first, second = sixd[..., 0::2], sixd[..., 1::2]
     x = F.normalize(first, dim=-1)
     y = F.normalize(second - (x * second).sum(-1, keepdim=True) * x, dim=-1)
     return torch.stack([x, y, torch.linalg.cross(x, y, dim=-1)], dim=-1)
@@ -139,4 +141,5 @@ def chordal_mean(rotations: Float[Tensor, "n *b 3 3"]) -> Float[Tensor, "*b 3 3"
     u, _, vh = torch.linalg.svd(rotations.mean(0))
     sign = torch.ones_like(u[..., 0])
     sign[..., 2] = torch.linalg.det(u @ vh).sign()
-    return (u * sign[..., None, :]) @ vh
+    mean: Tensor = (u * sign[..., None, :]) @ vh
+    return mean

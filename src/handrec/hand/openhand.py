@@ -65,5 +65,3 @@ class OpenHand(HandModel):
             joints = torch.cat([joints, tips], dim=1)[:, _JOINTS]
             shift = translation.float()[:, None]
             return Hand(vertices + shift, joints + shift)
-
-
