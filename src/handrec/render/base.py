@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from handrec.geometry.camera import project
 from handrec.types import Camera, Rendering
 
 
@@ -46,11 +48,13 @@ class Rasterizer(nn.Module, ABC):
 
     A backend implements three steps: :meth:`cover`, :meth:`interpolate`, :meth:`visibility`.
 
-    Attributes:
+    Args:
         near: metres.
     """
 
-    near: float = 0.01
+    def __init__(self, near: float = 0.01) -> None:
+        super().__init__()
+        self.near = near
 
     def render(
         self,
@@ -71,7 +75,20 @@ class Rasterizer(nn.Module, ABC):
             shader: see :data:`Shader`.
             background: drawn where no face is seen; zeros if None.
         """
-        raise NotImplementedError
+        with torch.autocast(vertices.device.type, enabled=False):
+            vertices, intrinsics = vertices.float(), camera.intrinsics.float()
+            screen = torch.cat([project(vertices, intrinsics), vertices[..., 2:]], dim=-1)
+            face_index = self.cover(screen.detach(), faces, camera.image_size)
+            surface = [*attributes.values(), Attribute(screen[..., 2:])]
+            *values, depth = self.interpolate(screen, faces, face_index, surface)
+            shaded = shader(dict(zip(attributes, values, strict=True)))
+            seen = face_index[..., None] >= 0
+            behind = 0.0 if background is None else background.float().permute(0, 2, 3, 1)
+            layers = torch.cat([torch.where(seen, shaded, behind), seen.to(shaded)], dim=-1)
+            if torch.is_grad_enabled() and screen.requires_grad:
+                layers = self.visibility(layers, screen, faces, face_index)
+        layers = layers.permute(0, 3, 1, 2)
+        return Rendering(layers[:, :-1], layers[:, -1:], depth.permute(0, 3, 1, 2), face_index)
 
     @abstractmethod
     def cover(
