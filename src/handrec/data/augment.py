@@ -42,7 +42,8 @@ class Augmentation(nn.Module):
         noise: float = 0.03,
     ) -> None:
         super().__init__()
-        self.rotation, self.scale, self.shift = math.radians(rotation), scale, shift
+        self.rotation = math.radians(rotation)
+        self.scale, self.shift = scale, shift
         self.colours = nn.Sequential(
             K.ColorJiggle(brightness, contrast, saturation, hue, p=0.8),
             K.RandomGaussianBlur((3, 3), (0.3, 1.0), p=blur),

@@ -25,7 +25,8 @@ _IMAGE_SIZE = (480, 640)
 _FOCAL = 600.0
 
 _MONK_TONES = (
-    "f6ede4", "f3e7db", "f7ead0", "eadaba", "d7bd96", "a07e56", "825c43", "604134", "3a312a", "292420",
+    "f6ede4", "f3e7db", "f7ead0", "eadaba", "d7bd96",
+    "a07e56", "825c43", "604134", "3a312a", "292420",
 )  # fmt: skip
 
 SHAPES = 6

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -35,12 +35,12 @@ class SceneBatch(NamedTuple):
     Attributes:
         scenes: the scenes.
         picture: their images and masks as bytes if they were drawn before, else empty.
-        index: of each scene in its split.
+        number: of each scene in its split.
     """
 
     scenes: Scenes
     picture: Tensor
-    index: Int[Tensor, " b"]
+    number: Int[Tensor, " b"]
 
 
 class SyntheticHands(HandDataModule):
@@ -109,15 +109,15 @@ class SyntheticHands(HandDataModule):
         for split in wanted.get(stage, ("test",)):
             self.tables[split] = SceneTable(load_file(self._file(split)))
 
-    def train_dataloader(self) -> "DataLoader[SceneBatch]":
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return the training split, shuffled; incomplete batches are dropped."""
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> "DataLoader[SceneBatch]":
+    def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation split, in order."""
         return self._loader("val")
 
-    def test_dataloader(self) -> "DataLoader[SceneBatch]":
+    def test_dataloader(self) -> DataLoader[Any]:
         """Return the test split, in order."""
         return self._loader("test")
 
@@ -162,7 +162,7 @@ class SyntheticHands(HandDataModule):
             has_pose=present,
             has_mask=present,
             is_left=torch.zeros_like(present),
-            sample_id=batch.index,
+            sample_id=batch.number,
             crop_to_image=scenes.crop_to_image * to_crop,
         )
 
@@ -171,7 +171,7 @@ class SyntheticHands(HandDataModule):
         self.rasterizer.to(scenes.pose.device)
         return self.hand.decode(scenes.pose, scenes.betas, scenes.translation)
 
-    def _loader(self, split: Split, shuffle: bool = False) -> "DataLoader[SceneBatch]":
+    def _loader(self, split: Split, shuffle: bool = False) -> DataLoader[Any]:
         return DataLoader(
             self.tables[split],
             batch_size=self.batch_size,
@@ -240,7 +240,8 @@ class SceneTable(Dataset[SceneBatch]):
         return SceneBatch(Scenes(*(column[index] for column in self.scenes)), picture, index)
 
 
-def _as_is(batch: SceneBatch) -> SceneBatch:
+def _as_is(batch: Any) -> Any:
+    """Keep what ``__getitems__`` returned: it is a batch already."""
     return batch
 
 

@@ -125,9 +125,10 @@ class HandMIM(HandMethod):
         """AdamW with layer decay; warm-up and cosine by step."""
         optimizer = adamw_layer_decay(self.backbone.model, [self.head], *self.optimization)
         steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": warmup_cosine(optimizer, steps, self.warmup, floor=0.01),
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
 

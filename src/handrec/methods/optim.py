@@ -1,7 +1,6 @@
 """Optimizer and schedule shared by the methods."""
 
 import math
-from typing import Any
 
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -36,8 +35,8 @@ def adamw_layer_decay(
     return AdamW(groups, lr=lr)
 
 
-def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float) -> dict[str, Any]:
-    """Return Lightning's entry of a linear warm-up and a cosine to ``floor`` of the rate, by step.
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float) -> LambdaLR:
+    """Return a linear warm-up and a cosine to ``floor`` of the rate, to be advanced every step.
 
     Args:
         optimizer: each group keeps its own rate as the peak.
@@ -53,4 +52,4 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float)
         progress = min(1.0, (step - rising) / max(1, steps - rising))
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+    return LambdaLR(optimizer, factor)

@@ -1,6 +1,7 @@
 """Backbones from timm, by name, at any image size."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.proj = self._stack(self.proj.in_channels, self.proj.out_channels, self.patch_size[0])
+        plain: nn.Conv2d = self.proj
+        self.proj = self._stack(plain.in_channels, plain.out_channels, self.patch_size[0])
 
     @staticmethod
     def _stack(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
@@ -36,7 +38,7 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
             )
         widths = [in_channels, *(max(width >> (halvings - i), 32) for i in range(1, halvings + 1))]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
@@ -77,6 +79,8 @@ class TimmBackbone(Backbone):
         config = self.model.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), False)
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), False)
+        self.mean: Tensor
+        self.std: Tensor
         if checkpoint is not None:
             load_backbone(self.model, checkpoint)
 
@@ -98,7 +102,7 @@ def is_vit(name: str) -> bool:
         raise UserError(
             f"timm has no model {name!r}" + (f"; it has {', '.join(close)} ..." if close else "")
         )
-    return timm.model_entrypoint(name).__module__ == VisionTransformer.__module__
+    return bool(timm.model_entrypoint(name).__module__ == VisionTransformer.__module__)
 
 
 def load_backbone(model: nn.Module, path: str) -> None:

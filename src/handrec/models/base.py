@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Backbone(nn.Module, ABC):
     """
 
     channels: int
-    model: nn.Module
+    model: Any
 
     @abstractmethod
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
