@@ -45,7 +45,7 @@ def unproject(
         intrinsics: ``K``, pixels.
     """
     homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    rays = torch.linalg.solve(intrinsics, homogeneous.mT).mT
+    rays: Tensor = torch.linalg.solve(intrinsics, homogeneous.mT).mT
     return rays * depth[..., None]
 
 

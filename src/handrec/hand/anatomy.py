@@ -3,11 +3,12 @@
 import math
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handrec.hand.joints import JOINTS, KINEMATIC_JOINTS
+from handrec.hand.base import HandModel
+from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, PARENTS
 
 #: Direction of the back of each finger in the common rest frame (see ``HandModel``). From the
 #: joint frames of the rig behind OpenHand, whose axes follow the WebXR convention (y dorsal).
@@ -111,3 +112,71 @@ def limit_excess(
 ) -> Float[Tensor, "b 15 3"]:
     """Return by how much each angle is outside its limits, radians, 0 inside."""
     return F.relu(limits[..., 0] - angles) + F.relu(angles - limits[..., 1])
+
+
+class SphereProxies(nn.Module):
+    """Spheres inside the hand that must not run into each other.
+
+    Centres are fixed mixtures of the 21 joints, so they follow any pose and shape, of any hand
+    model, from the joints alone. Each sphere is the largest one inside the skin at rest, so what
+    they report is a true penetration of the skin (not every shallow one). Pairs of one bone, of
+    neighbouring bones, and pairs that already touch at rest are left out.
+
+    Attributes (buffers):
+        mixture: ``(S, 21)`` centres from joints.
+        radii: ``(S,)`` at zero shape, metres.
+        pairs: ``(2, P)`` spheres that are compared.
+    """
+
+    #: Where the spheres sit along the bone that ends at a joint of that kind, 0 its start, 1 its end.
+    PLACES = {
+        "mcp": (0.45, 0.72, 0.95),
+        "pip": (0.3, 0.55, 0.8, 1.0),
+        "dip": (0.35, 0.7, 1.0),
+        "tip": (0.35, 0.7),
+    }
+    THUMB_PLACES = {"cmc": (), "mcp": (0.5, 1.0), "ip": (0.35, 0.7, 1.0), "tip": (0.35, 0.7)}
+
+    mixture: Float[Tensor, "s 21"]
+    radii: Float[Tensor, " s"]
+    pairs: Int[Tensor, "2 p"]
+
+    def __init__(self, hand: HandModel) -> None:
+        super().__init__()
+        eye = torch.eye(3, device=hand.template.device).expand(1, 16, 3, 3)
+        zero = hand.template.new_zeros(1, 10)
+        with torch.no_grad():
+            vertices, joints = hand.decode(eye, zero, zero[:, :3])
+        rows, owners = [], []
+        for end, name in enumerate(JOINTS[1:], start=1):
+            finger, part = name.split("_")
+            for place in (self.THUMB_PLACES if finger == "thumb" else self.PLACES)[part]:
+                row = torch.zeros(len(JOINTS))
+                row[PARENTS[end]], row[end] = 1 - place, place
+                rows.append(row)
+                owners.append(end)
+        mixture = torch.stack(rows).to(joints)
+        centres = mixture @ joints[0]
+        radii = torch.cdist(centres, vertices[0]).amin(1)
+        gaps = torch.cdist(centres, centres) - radii[:, None] - radii
+        apart = torch.tensor([[_apart(a, b) for b in owners] for a in owners]).to(gaps.device)
+        pairs = torch.nonzero(torch.triu(apart & (gaps > 0), diagonal=1)).T
+        for key, buffer in (("mixture", mixture), ("radii", radii), ("pairs", pairs)):
+            self.register_buffer(key, buffer, persistent=False)
+
+    def penetration(self, joints: Float[Tensor, "b 21 3"]) -> Float[Tensor, "b p"]:
+        """Return how deep the spheres of each pair run into each other, metres, 0 when apart."""
+        centres = self.mixture @ joints
+        first, second = self.pairs
+        offset = centres[:, first] - centres[:, second]
+        # Centres may meet: keep the gradient of the norm finite.
+        distance = (offset.square().sum(-1) + 1e-12).sqrt()
+        return F.relu(self.radii[first] + self.radii[second] - distance)
+
+
+def _apart(first: int, second: int) -> bool:
+    """Say whether the bones that end at two joints are neither equal nor neighbours."""
+    if first == second or PARENTS[first] == second or PARENTS[second] == first:
+        return False
+    palm = {JOINTS.index(f"{finger}_mcp") for finger in FINGERS[1:]}
+    return not {first, second} <= palm

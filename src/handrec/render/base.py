@@ -17,13 +17,13 @@ class Attribute(NamedTuple):
 
     Attributes:
         values: ``(B or 1, N, C)``.
-        index: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces of
-            the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
+        corners: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces
+            of the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
             colours ``arange(F)[:, None].expand(-1, 3)``.
     """
 
     values: Float[Tensor, "b n c"]
-    index: Int[Tensor, "f 3"] | None = None
+    corners: Int[Tensor, "f 3"] | None = None
 
 
 #: Interpolated attributes by name, each ``(B, H, W, C)`` and zero off the mesh, to a shaded image
@@ -63,6 +63,7 @@ class Rasterizer(nn.Module, ABC):
         attributes: Mapping[str, Attribute],
         camera: Camera,
         shader: Shader,
+        *,
         background: Float[Tensor, "b c h w"] | None = None,
     ) -> Rendering:
         """Return the shaded image, mask, depth and face index of each mesh.
@@ -126,7 +127,7 @@ class Rasterizer(nn.Module, ABC):
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
     ) -> Float[Tensor, "b h w c"]:
-        """Return ``image`` unchanged, with the gradient of visibility towards ``screen`` attached."""
+        """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
 
 
 __all__ = ["Attribute", "Rasterizer", "Shader"]

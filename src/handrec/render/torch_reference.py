@@ -1,11 +1,12 @@
 """The reference rasterizer: plain PyTorch on any device, written to be read and compared with."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from handrec.render.base import Attribute, Rasterizer
 
@@ -40,12 +41,12 @@ class TorchRasterizer(Rasterizer):
         for meshed, x, y in _fragments(first, extent):
             edges = edge_functions(corners[meshed, :, :2], torch.stack([x, y], dim=-1) + 0.5)
             inside = covers(edges).nonzero().squeeze(1)
-            meshed, edges = meshed[inside], edges[inside]
-            depth = _add(edges) / _add(edges * corners[meshed, :, 2].reciprocal())
-            nearness = depth.view(torch.int32).long() >> DEPTH_SLACK_BITS
-            image = meshed // face_count
+            image, face = meshed[inside] // face_count, meshed[inside] % face_count
+            inverse_depth = corners[meshed[inside], :, 2].reciprocal()
+            depth = _add(edges[inside]) / _add(edges[inside] * inverse_depth)
+            rank = depth.view(torch.int32).long() >> DEPTH_SLACK_BITS
             pixel = (image * height + y[inside]) * width + x[inside]
-            keys.scatter_reduce_(0, pixel, nearness << 32 | meshed % face_count, "amin")
+            keys.scatter_reduce_(0, pixel, rank << 32 | face, "amin")
         return keys.int().view(-1, height, width)
 
     def _bounding_boxes(
@@ -74,8 +75,8 @@ class TorchRasterizer(Rasterizer):
         by_depth = edges / corners[..., 2]
         weights = by_depth / by_depth.sum(-1, keepdim=True)
         maps = []
-        for values, index in attributes:
-            at_corners = _gather(values.float(), image, (faces if index is None else index)[face])
+        for values, rows in attributes:
+            at_corners = _gather(values.float(), image, (faces if rows is None else rows)[face])
             at_pixels = (weights[..., None] * at_corners).sum(1)
             blank = screen.new_zeros(*face_index.shape, values.shape[-1])
             maps.append(blank.index_put(seen, at_pixels))
@@ -88,7 +89,7 @@ class TorchRasterizer(Rasterizer):
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
     ) -> Float[Tensor, "b h w c"]:
-        """Return ``image`` unchanged, with the gradient of visibility towards ``screen`` attached."""
+        """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
         flowing: Tensor = _EdgeFlux.apply(image, screen, faces, face_index)
         return flowing
 
@@ -104,60 +105,73 @@ class _EdgeFlux(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
+        ctx: FunctionCtx, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
     ) -> Tensor:
         ctx.save_for_backward(image, screen, faces, face_index)
         return image.view_as(image)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        image, screen, faces, face_index = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        image, screen, faces, face_index = saved
         flux = torch.zeros_like(screen)
         for axis in (0, 1):
-            _add_flux(flux, axis, image, grad, screen, faces, face_index)
+            here, there = _edge_pixels(face_index, axis)
+            push = ((image[here] - image[there]) * (grad[here] + grad[there])).sum(-1) / 2
+            sides = [_fragments_at(pixels, screen, faces, face_index) for pixels in (here, there)]
+            for fragments, others in (sides, sides[::-1]):
+                owns = _own_edge(fragments, others)
+                edges = edge_functions(fragments.corners[owns], fragments.centre[owns])
+                shares = push[owns, None] * edges / edges.sum(-1, keepdim=True)
+                rows = here[0][owns, None] * screen.shape[1] + faces[fragments.face[owns]]
+                flux.view(-1, 3)[:, axis].index_add_(0, rows.flatten(), shares.flatten())
         return grad, flux, None, None
 
 
-def _add_flux(
-    flux: Tensor,
-    axis: int,
-    image: Tensor,
-    grad: Tensor,
-    screen: Tensor,
-    faces: Tensor,
-    face_index: Tensor,
-) -> None:
-    """Add to ``flux`` what pairs of pixels that are neighbours along ``axis`` (x: 0) contribute."""
-    dim, step = 2 - axis, torch.tensor([1 - axis, axis], device=screen.device)
+class _Fragments(NamedTuple):
+    """What some pixels show: a face (-1: none), its corners on screen, the pixel's centre."""
+
+    face: Tensor
+    corners: Tensor
+    centre: Tensor
+
+
+def _edge_pixels(
+    face_index: Int[Tensor, "b h w"], axis: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return ``(image, y, x)`` of neighbours along ``axis`` (0: x) that show different faces."""
+    dim = 2 - axis
     count = face_index.shape[dim] - 1
     differs = face_index.narrow(dim, 0, count) != face_index.narrow(dim, 1, count)
-    b, y, x = differs.nonzero(as_tuple=True)
-    here, there = (b, y, x), (b, y + step[1], x + step[0])
-    push = ((image[here] - image[there]) * (grad[here] + grad[there])).sum(-1) / 2
-    centre = torch.stack([x, y], dim=-1) + 0.5
-    face, other = face_index[here], face_index[there]
-    # A background pixel's face index is -1: its corners are some face's, and never used.
-    corners = _gather(screen, b, faces[face])[..., :2]
-    other_corners = _gather(screen, b, faces[other])[..., :2]
-    under = covers(edge_functions(other_corners, centre)) & (other >= 0)
-    other_under = covers(edge_functions(corners, centre + step)) & (face >= 0)
-    # The edge belongs to the face that has nothing beyond it, or whose neighbour goes on below it.
-    # Faces that do neither join in one surface; faces that do both cut through each other.
-    owners = (
-        ((face >= 0) & ((other < 0) | (under & ~other_under)), face, corners, centre),
-        ((other >= 0) & ((face < 0) | (other_under & ~under)), other, other_corners, centre + step),
-    )
-    for owns, owner, points, pixel in owners:
-        edges = edge_functions(points[owns], pixel[owns])
-        shares = push[owns, None] * edges / edges.sum(-1, keepdim=True)
-        rows = b[owns, None] * screen.shape[1] + faces[owner[owns]]
-        flux.view(-1, 3)[:, axis].index_add_(0, rows.flatten(), shares.flatten())
+    image, y, x = differs.nonzero(as_tuple=True)
+    return (image, y, x), (image, y + axis, x + 1 - axis)
+
+
+def _fragments_at(
+    pixels: tuple[Tensor, ...], screen: Tensor, faces: Tensor, face_index: Tensor
+) -> _Fragments:
+    """Return what the pixels show; the corners are meaningless where they show no face."""
+    image, y, x = pixels
+    face = face_index[pixels]
+    corners = _gather(screen, image, faces[face])[..., :2]
+    return _Fragments(face, corners, torch.stack([x, y], dim=-1) + 0.5)
+
+
+def _own_edge(fragments: _Fragments, others: _Fragments) -> Tensor:
+    """Return whether the edge between neighbouring pixels belongs to the first one's face.
+
+    It does if the other pixel shows none, or a face that goes on below this one. Faces of which
+    neither goes on below the other join in one surface; if both do, they cut through each other.
+    """
+    under = covers(edge_functions(others.corners, fragments.centre))
+    over = covers(edge_functions(fragments.corners, others.centre))
+    return (fragments.face >= 0) & ((others.face < 0) | (under & ~over))
 
 
 def edge_functions(
     corners: Float[Tensor, "n 3 2"], pixels: Float[Tensor, "n 2"]
 ) -> Float[Tensor, "n 3"]:
-    """Return twice the signed area (px²) of the triangle of a pixel and the edge facing each corner.
+    """Return twice the signed area (px²) between the pixel and the edge facing each corner.
 
     Taken relative to the pixel, an edge shared by two faces gives them exactly opposite values:
     no pixel falls between.
@@ -191,7 +205,7 @@ def _fragments(
     count = extent.prod(-1)
     boxes = count.nonzero().squeeze(1)
     chunk = (count[boxes].cumsum(0) - 1) // FRAGMENTS_AT_ONCE
-    for part in boxes.split(chunk.unique_consecutive(return_counts=True)[1].tolist()):
+    for part in torch.split(boxes, chunk.bincount().tolist()):
         box = part.repeat_interleave(count[part])
         start = count[part].cumsum(0) - count[part]
         offset = torch.arange(len(box), device=box.device)
