@@ -21,7 +21,8 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
     """Patch embedding by a stack of stride-2 convolutions (Xiao et al., NeurIPS 2021, §4).
 
     A ViT with it learns from small data in minutes, where one large-stride projection does not.
-    The patch size must be a power of two.
+    Theirs are 3x3; 4x4 ones keep each token centred on its patch. The patch size must be a power
+    of two.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +40,7 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
         widths = [in_channels, *(max(width >> (halvings - i), 32) for i in range(1, halvings + 1))]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
 
