@@ -14,7 +14,7 @@ _EPS = 1e-6
 
 def masked_mean(values: Float[Tensor, "b ..."], weight: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     """Return the mean of ``values`` over the samples, each with its weight; 0 if all are 0."""
-    per_sample = values.flatten(1).mean(1)
+    per_sample = values.reshape(len(values), -1).mean(1)
     return (per_sample * weight).sum() / weight.sum().clamp(min=_EPS)
 
 
