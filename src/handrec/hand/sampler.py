@@ -21,7 +21,7 @@ GESTURES: dict[str, tuple[tuple[int, ...], ...]] = {
     "stretched": ((0, -10, -20, -12, -15), (-10, -12, -3), (0, -12, -3), (6, -12, -3), (12, -12, -3)),
     "relaxed": ((5, -5, 10, 10, 15), (2, 20, 22), (0, 25, 26), (-5, 28, 30), (-8, 30, 30)),
     "loose": ((5, -10, 15, 15, 20), (2, 35, 40), (0, 40, 45), (-5, 45, 50), (-8, 48, 48)),
-    "fist": ((-20, -22, 16, 43, 70), (-2, 71, 105), (-4, 82, 92), (2, 85, 98), (-5, 86, 86)),
+    "fist": ((-10, -25, 10, 50, 70), (-2, 71, 105), (-4, 82, 92), (2, 85, 98), (-5, 86, 86)),
     "thumbs up": ((0, 10, -15, -8, -10), (0, 75, 100), (-3, 80, 95), (0, 84, 98), (-5, 86, 86)),
     "point": ((1, -6, 22, 29, 49), (3, 0, 2), (-9, 68, 97), (2, 86, 100), (-5, 86, 86)),
     "gun": ((0, 5, -12, -5, -10), (3, 0, 2), (-6, 70, 95), (0, 84, 98), (-5, 86, 86)),
@@ -43,8 +43,8 @@ GESTURES: dict[str, tuple[tuple[int, ...], ...]] = {
     "cylinder": ((12, -24, 10, 25, 25), (2, 45, 50), (0, 48, 52), (-5, 50, 52), (-9, 52, 50)),
     "thick cylinder": ((15, -28, 0, 15, 20), (0, 25, 38), (0, 28, 40), (-4, 30, 40), (-7, 32, 38)),
     "sphere": ((10, -25, 0, 15, 25), (-8, 28, 38), (0, 30, 40), (5, 30, 38), (10, 30, 36)),
-    "plate": ((8, -20, 12, 10, 5), (3, 60, 8), (0, 62, 8), (-6, 62, 8), (-10, 62, 8)),
-    "beak": ((12, -22, 25, 15, 5), (5, 58, 22), (0, 58, 25), (-8, 60, 25), (-14, 60, 28)),
+    "plate": ((8, -20, 12, 10, 5), (1, 60, 8), (0, 60, 8), (-2, 60, 8), (-5, 60, 8)),
+    "beak": ((12, -22, 25, 15, 5), (3, 58, 22), (0, 58, 25), (-5, 60, 25), (-10, 60, 28)),
 }  # fmt: skip
 
 #: Bend of a DIP joint per bend of its PIP joint: the tendons couple them (Rijpkema and Girard,
@@ -62,8 +62,8 @@ class PoseSampler:
 
     Half of the poses lie between two gestures, a quarter are single gestures, and in a quarter
     every finger follows a gesture of its own. Noise is shared by the fingers in part; the DIP
-    joint follows the PIP joint; bent MCP joints spread less; all angles are brought within
-    ``hand.joint_limits``. Poses in which the hand runs into itself are drawn again.
+    joint follows the PIP joint; all angles are brought within ``hand.joint_limits``. Poses in
+    which the hand runs into itself are drawn again.
 
     Args:
         hand: any hand model.
@@ -98,7 +98,7 @@ class PoseSampler:
         kept: list[Tensor] = []
         missing = count
         while missing > 0:
-            # About two in three proposals survive.
+            # About three in four proposals survive.
             poses = self.propose(min(3 * missing // 2 + 16, 4096), generator)
             kept.append(poses[self.is_free(poses)][:missing])
             missing -= len(kept[-1])
