@@ -113,6 +113,18 @@ def limit_excess(
     """Return by how much each angle is outside its limits, radians, 0 inside."""
     return F.relu(limits[..., 0] - angles) + F.relu(angles - limits[..., 1])
 
+#: Where spheres sit along the bone that ends at a joint of that kind: 0 its start, 1 its end.
+SPHERE_PLACES = {
+    "mcp": (0.45, 0.72, 0.95),
+    "pip": (0.3, 0.55, 0.8, 1.0),
+    "dip": (0.35, 0.7, 1.0),
+    "tip": (0.35, 0.7),
+    "thumb_cmc": (),
+    "thumb_mcp": (0.5, 1.0),
+    "thumb_ip": (0.35, 0.7, 1.0),
+    "thumb_tip": (0.35, 0.7),
+}
+
 
 class SphereProxies(nn.Module):
     """Spheres inside the hand that must not run into each other.
@@ -128,15 +140,6 @@ class SphereProxies(nn.Module):
         pairs: ``(2, P)`` spheres that are compared.
     """
 
-    #: Where the spheres sit along the bone that ends at a joint of that kind, 0 its start, 1 its end.
-    PLACES = {
-        "mcp": (0.45, 0.72, 0.95),
-        "pip": (0.3, 0.55, 0.8, 1.0),
-        "dip": (0.35, 0.7, 1.0),
-        "tip": (0.35, 0.7),
-    }
-    THUMB_PLACES = {"cmc": (), "mcp": (0.5, 1.0), "ip": (0.35, 0.7, 1.0), "tip": (0.35, 0.7)}
-
     mixture: Float[Tensor, "s 21"]
     radii: Float[Tensor, " s"]
     pairs: Int[Tensor, "2 p"]
@@ -149,8 +152,7 @@ class SphereProxies(nn.Module):
             vertices, joints = hand.decode(eye, zero, zero[:, :3])
         rows, owners = [], []
         for end, name in enumerate(JOINTS[1:], start=1):
-            finger, part = name.split("_")
-            for place in (self.THUMB_PLACES if finger == "thumb" else self.PLACES)[part]:
+            for place in SPHERE_PLACES.get(name, SPHERE_PLACES.get(name.split("_")[1], ())):
                 row = torch.zeros(len(JOINTS))
                 row[PARENTS[end]], row[end] = 1 - place, place
                 rows.append(row)
