@@ -80,7 +80,8 @@ def joint_angles(
             left out).
         axes: see :func:`anatomical_axes`.
     """
-    local = axes @ rotations[:, -15:] @ axes.mT
+    with torch.autocast(axes.device.type, enabled=False):
+        local = axes @ rotations[:, -15:] @ axes.mT
     twist = torch.atan2(local[..., 2, 1], local[..., 2, 2])
     forward = torch.hypot(local[..., 0, 0], local[..., 1, 0])
     spread = torch.atan2(-local[..., 2, 0], forward)
@@ -102,7 +103,8 @@ def pose_from_angles(
         torch.stack([sb * cs, sb * ss * st + cb * ct, sb * ss * ct - cb * st], dim=-1),
         torch.stack([-ss, cs * st, cs * ct], dim=-1),
     ]
-    rotations = axes.mT @ torch.stack(rows, dim=-2) @ axes
+    with torch.autocast(axes.device.type, enabled=False):
+        rotations = axes.mT @ torch.stack(rows, dim=-2) @ axes
     wrist = torch.eye(3, dtype=angles.dtype, device=angles.device).expand(len(angles), 1, 3, 3)
     return torch.cat([wrist, rotations], dim=1)
 
@@ -168,7 +170,8 @@ class SphereProxies(nn.Module):
 
     def penetration(self, joints: Float[Tensor, "b 21 3"]) -> Float[Tensor, "b p"]:
         """Return how deep the spheres of each pair run into each other, metres, 0 when apart."""
-        centres = self.mixture @ joints
+        with torch.autocast(joints.device.type, enabled=False):
+            centres = self.mixture @ joints.float()
         first, second = self.pairs
         offset = centres[:, first] - centres[:, second]
         # Centres may meet: keep the gradient of the norm finite.

@@ -76,15 +76,16 @@ class OpenHand(HandModel):
         Args:
             coefficients: radians; all zero is the mean pose.
         """
-        offsets = coefficients @ self.pose_components[: coefficients.shape[1]]
-        relative = axis_angle_to_matrix(offsets.reshape(-1, 15, 3))
-        return torch.cat(
-            [self.mean_pose[:1].expand(len(offsets), 1, 3, 3), self.mean_pose[1:] @ relative], dim=1
-        )
+        with torch.autocast(coefficients.device.type, enabled=False):
+            offsets = coefficients.float() @ self.pose_components[: coefficients.shape[1]]
+            relative = axis_angle_to_matrix(offsets.reshape(-1, 15, 3))
+            fingers = self.mean_pose[1:] @ relative
+        return torch.cat([self.mean_pose[:1].expand(len(fingers), 1, 3, 3), fingers], dim=1)
 
     def components_from_pose(
         self, pose: Float[Tensor, "b 16 3 3"], count: int = 45
     ) -> Float[Tensor, "b count"]:
         """Return the first principal components of poses, radians; the wrist is left out."""
-        relative = matrix_to_axis_angle(self.mean_pose[1:].mT @ pose[:, 1:])
-        return relative.flatten(1) @ self.pose_components[:count].T
+        with torch.autocast(pose.device.type, enabled=False):
+            relative = matrix_to_axis_angle(self.mean_pose[1:].mT @ pose[:, 1:].float())
+            return relative.flatten(1) @ self.pose_components[:count].T
