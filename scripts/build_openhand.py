@@ -2,10 +2,10 @@
 
 Turns the hand into the rest frame of ``HandModel`` (fingers -x, thumb +z, palm -y, wrist joint at
 the origin), welds it, merges its 25 WebXR joints to the 16 of MANO, finds the fingertips on the
-skin, and adds a joint regressor and ten anthropometric shape directions.
+skin, and adds a joint regressor, ten anthropometric shape directions, and the mean and principal
+directions of sampled poses.
 """
 
-import argparse
 import json
 import struct
 from collections.abc import Mapping
@@ -14,8 +14,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from handrec.geometry.rotations import chordal_mean, matrix_to_axis_angle
 from handrec.hand.joints import (
     FINGERS,
     JOINTS,
@@ -24,6 +26,8 @@ from handrec.hand.joints import (
     KINEMATIC_THEN_TIPS,
     order,
 )
+from handrec.hand.openhand import OpenHand
+from handrec.hand.sampler import PoseSampler
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -220,15 +224,15 @@ LONG_FINGERS = FINGERS[1:]
 
 #: The ten shape directions, in order; see PROVENANCE.md for the numbers.
 SHAPES = {
-    "size": Shape((0.05, 0.05, 0.05), dict.fromkeys(FINGERS, 0.05), dict.fromkeys(FINGERS, 0.05)),
-    "palm breadth": Shape(palm=(0, 0, 0.04)),
+    "size": Shape((0.06, 0.06, 0.06), dict.fromkeys(FINGERS, 0.06), dict.fromkeys(FINGERS, 0.06)),
+    "palm breadth": Shape(palm=(0, 0, 0.035)),
     "palm length": Shape(palm=(0.03, 0, 0)),
     "finger length": Shape(length=dict.fromkeys(LONG_FINGERS, 0.035)),
     "thumb length": Shape(length={"thumb": 0.06}),
     "finger thickness": Shape(thickness=dict.fromkeys(FINGERS, 0.05)),
     "palm thickness": Shape(palm=(0, 0.06, 0)),
     "2D:4D ratio": Shape(length={"index": 0.0165, "ring": -0.0165}),
-    "little finger length": Shape(length={"little": 0.045}),
+    "little finger length": Shape(length={"little": 0.035}),
     "phalanx proportion": Shape(
         length={
             **{f"{finger}_mcp": -0.03 for finger in LONG_FINGERS},
@@ -290,16 +294,31 @@ def build(glb: Path) -> dict[str, NDArray[np.generic]]:
         "regressor": build_regressor(hand).astype(np.float32),
         "shape_directions": build_shape_directions(hand).astype(np.float32),
         "mean_pose": np.tile(np.eye(3, dtype=np.float32), (16, 1, 1)),
+        "pose_components": np.eye(45, dtype=np.float32),
+    }
+
+
+def pose_statistics(hand: OpenHand, count: int = 20_000) -> dict[str, NDArray[np.generic]]:
+    """Return the mean and the principal directions of sampled poses."""
+    poses = PoseSampler(hand).sample(count, torch.Generator().manual_seed(0)).double()
+    mean = chordal_mean(poses)
+    offsets = matrix_to_axis_angle(mean[1:].mT @ poses[:, 1:]).flatten(1)
+    _, directions = torch.linalg.eigh(offsets.T.cov())
+    components = directions.flip(1).T
+    # The sign of a direction is arbitrary: let its largest entry be positive.
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    return {
+        "mean_pose": mean.float().numpy(),
+        "pose_components": (components * largest.sign()).float().numpy(),
     }
 
 
 def main() -> None:
-    """Write the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--glb", type=Path, default=ASSETS / "right.glb")
-    parser.add_argument("--output", type=Path, default=ASSETS.parent / "openhand.npz")
-    arguments = parser.parse_args()
-    np.savez_compressed(arguments.output, **build(arguments.glb))
+    """Write the file, then read it as a hand to sample poses, and write it again with them."""
+    output = ASSETS.parent / "openhand.npz"
+    arrays = build(ASSETS / "right.glb")
+    np.savez_compressed(output, **arrays)
+    np.savez_compressed(output, **arrays | pose_statistics(OpenHand()))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Convention:
     Matrices act on column vectors (``x' = R x``) and are right-handed. Axis-angle vectors have the
     angle (radians) as their length, quaternions are ``(w, x, y, z)``. Everything takes any number
-    of leading dimensions and keeps the dtype it is given; callers make it float32.
+    of leading dimensions and keeps the dtype it is given, under autocast too; callers make it
+    float32.
 """
 
 import torch
@@ -34,9 +35,17 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b
     sine = torch.where(small, 1 - squared / 6, angle.sin() / angle)
     # (1 - cos) / angle^2, as 2 sin^2(angle / 2) / angle^2: no cancellation at small angles.
     cosine = torch.where(small, 0.5 - squared / 24, 2 * (angle / 2).sin().square() / angle**2)
-    cross = skew(axis_angle)
-    eye = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
-    return eye + sine * cross + cosine * (cross @ cross)
+    return _from_axis(axis_angle, squared, sine, cosine)
+
+
+def _from_axis(axis: Tensor, squared: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return ``I + first K + second K^2`` with ``K = skew(axis)``, ``squared = |axis|^2``.
+
+    ``K^2 = a a^T - |a|^2 I``: no matrix product, which autocast would do in half precision.
+    """
+    eye = torch.eye(3, dtype=axis.dtype, device=axis.device)
+    outer = axis[..., :, None] * axis[..., None, :]
+    return eye + first * skew(axis) + second * (outer - squared * eye)
 
 
 def matrix_to_quaternion(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
@@ -67,9 +76,9 @@ def matrix_to_quaternion(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4
 def quaternion_to_matrix(quaternion: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
     """Return the rotation of quaternions (w, x, y, z), normalised first; they must not be 0."""
     unit = F.normalize(quaternion, dim=-1)
-    cross = skew(unit[..., 1:])
-    eye = torch.eye(3, dtype=quaternion.dtype, device=quaternion.device)
-    return eye + 2 * unit[..., :1, None] * cross + 2 * cross @ cross
+    axis = unit[..., 1:]
+    squared = axis.square().sum(-1, keepdim=True)[..., None]
+    return _from_axis(axis, squared, 2 * unit[..., :1, None], 2 * torch.ones_like(squared))
 
 
 def matrix_to_axis_angle(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:

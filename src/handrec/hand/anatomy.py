@@ -80,7 +80,8 @@ def joint_angles(
             left out).
         axes: see :func:`anatomical_axes`.
     """
-    local = axes @ rotations[:, -15:] @ axes.mT
+    with torch.autocast(axes.device.type, enabled=False):
+        local = axes @ rotations[:, -15:] @ axes.mT
     twist = torch.atan2(local[..., 2, 1], local[..., 2, 2])
     forward = torch.hypot(local[..., 0, 0], local[..., 1, 0])
     spread = torch.atan2(-local[..., 2, 0], forward)
@@ -102,7 +103,8 @@ def pose_from_angles(
         torch.stack([sb * cs, sb * ss * st + cb * ct, sb * ss * ct - cb * st], dim=-1),
         torch.stack([-ss, cs * st, cs * ct], dim=-1),
     ]
-    rotations = axes.mT @ torch.stack(rows, dim=-2) @ axes
+    with torch.autocast(axes.device.type, enabled=False):
+        rotations = axes.mT @ torch.stack(rows, dim=-2) @ axes
     wrist = torch.eye(3, dtype=angles.dtype, device=angles.device).expand(len(angles), 1, 3, 3)
     return torch.cat([wrist, rotations], dim=1)
 
@@ -112,6 +114,18 @@ def limit_excess(
 ) -> Float[Tensor, "b 15 3"]:
     """Return by how much each angle is outside its limits, radians, 0 inside."""
     return F.relu(limits[..., 0] - angles) + F.relu(angles - limits[..., 1])
+
+#: Where spheres sit along the bone that ends at a joint of that kind: 0 its start, 1 its end.
+SPHERE_PLACES = {
+    "mcp": (0.45, 0.72, 0.95),
+    "pip": (0.3, 0.55, 0.8, 1.0),
+    "dip": (0.35, 0.7, 1.0),
+    "tip": (0.35, 0.7),
+    "thumb_cmc": (),
+    "thumb_mcp": (0.5, 1.0),
+    "thumb_ip": (0.35, 0.7, 1.0),
+    "thumb_tip": (0.35, 0.7),
+}
 
 
 class SphereProxies(nn.Module):
@@ -128,15 +142,6 @@ class SphereProxies(nn.Module):
         pairs: ``(2, P)`` spheres that are compared.
     """
 
-    #: Where the spheres sit along the bone that ends at a joint of that kind, 0 its start, 1 its end.
-    PLACES = {
-        "mcp": (0.45, 0.72, 0.95),
-        "pip": (0.3, 0.55, 0.8, 1.0),
-        "dip": (0.35, 0.7, 1.0),
-        "tip": (0.35, 0.7),
-    }
-    THUMB_PLACES = {"cmc": (), "mcp": (0.5, 1.0), "ip": (0.35, 0.7, 1.0), "tip": (0.35, 0.7)}
-
     mixture: Float[Tensor, "s 21"]
     radii: Float[Tensor, " s"]
     pairs: Int[Tensor, "2 p"]
@@ -149,8 +154,7 @@ class SphereProxies(nn.Module):
             vertices, joints = hand.decode(eye, zero, zero[:, :3])
         rows, owners = [], []
         for end, name in enumerate(JOINTS[1:], start=1):
-            finger, part = name.split("_")
-            for place in (self.THUMB_PLACES if finger == "thumb" else self.PLACES)[part]:
+            for place in SPHERE_PLACES.get(name, SPHERE_PLACES.get(name.split("_")[1], ())):
                 row = torch.zeros(len(JOINTS))
                 row[PARENTS[end]], row[end] = 1 - place, place
                 rows.append(row)
@@ -166,7 +170,8 @@ class SphereProxies(nn.Module):
 
     def penetration(self, joints: Float[Tensor, "b 21 3"]) -> Float[Tensor, "b p"]:
         """Return how deep the spheres of each pair run into each other, metres, 0 when apart."""
-        centres = self.mixture @ joints
+        with torch.autocast(joints.device.type, enabled=False):
+            centres = self.mixture @ joints.float()
         first, second = self.pairs
         offset = centres[:, first] - centres[:, second]
         # Centres may meet: keep the gradient of the norm finite.

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from handrec.geometry.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from handrec.hand.anatomy import anatomical_axes, joint_limits
 from handrec.hand.base import HandModel
 from handrec.hand.joints import JOINTS, KINEMATIC_JOINTS, KINEMATIC_PARENTS, TIPS, order
@@ -31,11 +32,14 @@ class OpenHand(HandModel):
         weights: ``(V, 16)`` skinning weights.
         regressor: ``(21, V)`` finds the joints from rest vertices, in the order of ``JOINTS``.
         shape_directions: ``(V, 3, 10)`` displacement per standard deviation, metres.
+        pose_components: ``(45, 45)`` orthonormal rows, the principal directions of the axis-angle
+            vectors of joints 1 to 15 relative to ``mean_pose``, most varied first.
     """
 
     weights: Float[Tensor, "v 16"]
     regressor: Float[Tensor, "21 v"]
     shape_directions: Float[Tensor, "v 3 10"]
+    pose_components: Float[Tensor, "45 45"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,3 +69,23 @@ class OpenHand(HandModel):
             joints = torch.cat([joints, tips], dim=1)[:, _JOINTS]
             shift = translation.float()[:, None]
             return Hand(vertices + shift, joints + shift)
+
+    def pose_from_components(self, coefficients: Float[Tensor, "b n"]) -> Float[Tensor, "b 16 3 3"]:
+        """Return poses from their first ``n`` principal components, the wrist at identity.
+
+        Args:
+            coefficients: radians; all zero is the mean pose.
+        """
+        with torch.autocast(coefficients.device.type, enabled=False):
+            offsets = coefficients.float() @ self.pose_components[: coefficients.shape[1]]
+            relative = axis_angle_to_matrix(offsets.reshape(-1, 15, 3))
+            fingers = self.mean_pose[1:] @ relative
+        return torch.cat([self.mean_pose[:1].expand(len(fingers), 1, 3, 3), fingers], dim=1)
+
+    def components_from_pose(
+        self, pose: Float[Tensor, "b 16 3 3"], count: int = 45
+    ) -> Float[Tensor, "b count"]:
+        """Return the first principal components of poses, radians; the wrist is left out."""
+        with torch.autocast(pose.device.type, enabled=False):
+            relative = matrix_to_axis_angle(self.mean_pose[1:].mT @ pose[:, 1:].float())
+            return relative.flatten(1) @ self.pose_components[:count].T

@@ -6,6 +6,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from handrec.hand.joints import (
+    JOINTS,
+    KINEMATIC_JOINTS,
+    KINEMATIC_PARENTS,
+    KINEMATIC_THEN_TIPS,
+    PARENTS,
+    TIPS,
+    order,
+)
+
+_TREE_FROM_JOINTS = order(JOINTS, KINEMATIC_THEN_TIPS)
+_JOINTS_FROM_TREE = order(KINEMATIC_THEN_TIPS, JOINTS)
+_TREE_PARENTS = KINEMATIC_PARENTS + tuple(
+    KINEMATIC_JOINTS.index(JOINTS[PARENTS[JOINTS.index(tip)]]) for tip in TIPS
+)
+
 
 def forward_kinematics(
     rotations: Float[Tensor, "b k 3 3"],
@@ -25,6 +41,23 @@ def forward_kinematics(
         positions.append(positions[parent] + (turns[parent] @ offset[..., None]).squeeze(-1))
         turns.append(turns[parent] @ rotations[:, joint])
     return torch.stack(turns, dim=1), torch.stack(positions, dim=1)
+
+
+def posed_joints(
+    pose: Float[Tensor, "b 16 3 3"], rest: Float[Tensor, "21 3"]
+) -> Float[Tensor, "b 21 3"]:
+    """Return the 21 joints in a pose, the tips carried rigidly by the last phalanges.
+
+    Far cheaper than skinning; tips differ from those on the skin by what the skin deforms there.
+
+    Args:
+        pose: absolute rotations of the 16 kinematic joints.
+        rest: the joints at rest, metres.
+    """
+    tips = torch.eye(3, dtype=pose.dtype, device=pose.device).expand(len(pose), 5, 3, 3)
+    joints = rest[_TREE_FROM_JOINTS].expand(len(pose), -1, -1)
+    _, positions = forward_kinematics(torch.cat([pose, tips], dim=1), joints, _TREE_PARENTS)
+    return positions[:, _JOINTS_FROM_TREE]
 
 
 def skin(

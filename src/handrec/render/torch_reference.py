@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
@@ -185,12 +185,11 @@ def edge_functions(
     return x[:, following] * y[:, preceding] - y[:, following] * x[:, preceding]
 
 
-def covers(edges: Float[Tensor, "n 3"]) -> Tensor:
+def covers(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
     """Return whether the face covers the pixel, from either side, edges included."""
     area = _add(edges)
-    front = (edges >= 0).all(-1) & (area > DEGENERATE)
-    back = (edges <= 0).all(-1) & (area < -DEGENERATE)
-    return front | back
+    inside = (edges * area[:, None]).amin(-1) >= 0
+    return inside & (area.abs() > DEGENERATE)
 
 
 def _add(terms: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
