@@ -135,7 +135,7 @@ def _kernels(device: torch.device) -> ModuleType:
     if wp.config.log_level == wp.LOG_INFO:  # the default: a greeting, and a line per module
         wp.config.log_level = wp.LOG_WARNING
     with _no_driver_warning():
-        wp.init()  # type: ignore[no-untyped-call]
+        wp.init()
     from handrec.render import warp_kernels
 
     wp.load_module(warp_kernels, device=wp.device_from_torch(device))
@@ -197,7 +197,7 @@ def _launch(
 
     wp_device, stream = wp.device_from_torch(device), None
     if device.type == "cuda":
-        stream = wp.stream_from_torch(device)  # type: ignore[no-untyped-call]
+        stream = wp.stream_from_torch(device)
     threads = min(images, torch.get_num_threads()) if device.type == "cpu" else 1
     if threads == 1:
         run(0, images)
@@ -206,7 +206,7 @@ def _launch(
     list(_pool().map(run, bounds[:-1], bounds[1:]))
 
 
-def _as_warp(value: Tensor | float, of: Any) -> Any:  # noqa: ANN401 (Warp's own types)
+def _as_warp(value: Tensor | float, of: Any) -> Any:
     """Return Warp's view of a tensor, of the element type that the kernel declares."""
     import warp as wp
 
