@@ -19,7 +19,7 @@ from handrec.hand.joints import KINEMATIC_PARENTS
 _MILLIMETRES = {
     "index": [(8, 0, 27), (-24, 1, 31), (-46, 0, 33), (-70, -2, 35)],
     "middle": [(2, 2, 5), (-29, 4, 6), (-53, 4, 6), (-80, 2, 6)],
-    "little": [(28, -4, -36), (7, -4, -44), (-8, -5, -49), (-28, -7, -55)],
+    "little": [(22, -4, -34), (-8, -4, -42), (-23, -5, -47), (-43, -7, -53)],
     "ring": [(12, -1, -16), (-16, 1, -21), (-40, 0, -24), (-65, -2, -27)],
     "thumb": [(70, -8, 34), (48, -16, 57), (26, -20, 75), (5, -24, 92)],
 }
@@ -55,7 +55,7 @@ def mano_content(side: str = "right", seed: int = 0) -> dict[str, np.ndarray]:
     content = {
         "v_template": vertices,
         "shapedirs": shapedirs,
-        "posedirs": random.normal(0, 3e-4, (778, 3, 135)),
+        "posedirs": random.normal(0, 1e-4, (778, 3, 135)),
         "J_regressor": regressor,
         "weights": _weights(vertices, joints),
         "kintree_table": np.array([(2**32 - 1, *KINEMATIC_PARENTS[1:]), range(16)], np.uint32),
@@ -166,7 +166,8 @@ class Python2Pickler(pickle._Pickler):
         self.memoize(text)
 
     def save_named(self, thing: Any, name: str | None = None) -> None:
-        module, attribute = self.names.get(thing, f"{thing.__module__} {thing.__name__}").split(" ")
+        known = self.names.get(thing)
+        module, attribute = (known or f"{thing.__module__} {thing.__name__}").split(" ")
         self.write(f"c{module}\n{attribute}\n".encode())
         self.memoize(thing)
 
@@ -188,7 +189,7 @@ def _mesh() -> tuple[np.ndarray, np.ndarray]:
         for k in range(16):
             a, b = 16 * ring + k, 16 * ring + (k + 1) % 16
             cell = (a, b, b + 16, a + 16)
-            faces += _quad(*cell) if (ring, k) != (4, 15) else _grow(vertices, cell, "thumb")
+            faces += _quad(*cell) if (ring, k) != (3, 15) else _grow(vertices, cell, "thumb")
     last = 16 * (_PALM_RINGS - 1)
     for k in range(7):  # four fingers, and the webs between them
         cell = (last + k, last + k + 1, last + 14 - k, last + 15 - k)
