@@ -141,7 +141,9 @@ class Mano(HandModel):
             vectors = vectors.reshape(-1, 16, 1, 3)
             identity = torch.eye(3, device=vectors.device)
             # Row i of a cross product matrix is e_i x w: the exponential has no singularity at 0.
-            rotations: Tensor = torch.linalg.matrix_exp(torch.linalg.cross(identity[None, None], vectors))
+            rotations: Tensor = torch.linalg.matrix_exp(
+                torch.linalg.cross(identity[None, None], vectors)
+            )
         return rotations
 
     def _register(self, **buffers: Tensor) -> None:
