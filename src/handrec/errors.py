@@ -1,4 +1,4 @@
-"""The one exception that a user sees without a traceback."""
+"""Errors that are the user's to mend."""
 
 
 class UserError(Exception):
