@@ -39,7 +39,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         image = None
     if image is None:
         raise UserError(f"{path}: not an image, or a damaged one")
-    return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def square_box(box_xyxy: Box, scale: float) -> Box:
