@@ -36,8 +36,9 @@ def export_mesh(path: Path, vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "
     if path.suffix == ".glb":
         options = {"include_normals": True}
         mesh.vertices *= (1.0, -1.0, -1.0)
-        skin = trimesh.visual.material.PBRMaterial(
+        visual: Any = trimesh.visual  # untyped
+        skin = visual.material.PBRMaterial(
             baseColorFactor=COLOUR, metallicFactor=0.0, roughnessFactor=0.8
         )
-        mesh.visual = trimesh.visual.TextureVisuals(material=skin)
+        mesh.visual = visual.TextureVisuals(material=skin)
     mesh.export(path, **options)

@@ -86,18 +86,19 @@ def draw_skeleton(
         keypoints_2d: pixels, centres at integer + 0.5.
     """
     drawn = image.copy()
-    thickness = max(1, round(float(np.ptp(keypoints_2d, axis=0).max()) / 80))
+    extent = min(float(np.ptp(keypoints_2d, axis=0).max()), max(image.shape))
+    thickness = max(1, round(extent / 80))
     # OpenCV wants fixed-point positions with pixel centres at integers.
     points = ((keypoints_2d.clip(-1e5, 1e5) - 0.5) * 16).round().astype(int).tolist()
     colours = [(255, 255, 255)] + [FINGER_COLOURS[name] for name in FINGERS for _ in range(4)]
-    for widen, tint in ((2, lambda _: (25, 25, 25)), (0, lambda joint: colours[joint])):  # outline
-        for joint, parent in enumerate(PARENTS):
-            if parent >= 0:
-                ends = points[parent], points[joint]
-                cv2.line(drawn, *ends, tint(joint), thickness + widen, cv2.LINE_AA, 4)
-        for joint, point in enumerate(points):
-            radius = 16 * thickness + 8 * (thickness + widen)
-            cv2.circle(drawn, point, radius, tint(joint), cv2.FILLED, cv2.LINE_AA, 4)
+    # A dark outline first, so that the skeleton shows on any skin and mesh.
+    for outline, tints in ((2, [(25, 25, 25)] * 21), (0, colours)):
+        for joint, parent in list(enumerate(PARENTS))[1:]:
+            start, end, width = points[parent], points[joint], thickness + outline
+            cv2.line(drawn, start, end, tints[joint], width, cv2.LINE_AA, shift=4)
+        for point, tint in zip(points, tints, strict=True):
+            radius = 24 * thickness + 8 * outline
+            cv2.circle(drawn, point, radius, tint, cv2.FILLED, cv2.LINE_AA, shift=4)
     return drawn
 
 
