@@ -46,7 +46,7 @@ def draw_scenes(
         Light(scenes.ambient, scenes.directional, scenes.light_direction),
         scene_camera(scenes, fine),
         colours=skin_colours(scenes, hand),
-        background=draw_background(scenes, fine),
+        background=F.interpolate(draw_background(scenes, size), scale_factor=_SUPERSAMPLING),
     )
     image = F.avg_pool2d(rendering.image.clamp(0, 1), _SUPERSAMPLING)
     return image, F.avg_pool2d(rendering.mask, _SUPERSAMPLING)
