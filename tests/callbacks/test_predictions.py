@@ -13,10 +13,8 @@ from handrec.callbacks.predictions import PredictionWriter, output_names, place_
 from handrec.data.photos import PhotoHand, Photos
 from handrec.errors import UserError
 from handrec.methods.base import HandMethod
+from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import HandBatch, HandPrediction
-
-torch_reference = pytest.importorskip("handrec.render.torch_reference")
-pytest.importorskip("handrec.geometry.rotations")
 
 SIZE, DEPTH, RADIUS = 64, 0.5, 0.02
 #: Of the hand in its crop, from the crop's centre, metres: right of and above it, as a thumb is.
@@ -87,7 +85,7 @@ def predict(photos, out, method=None, batch_size=2, checkpoint=None, **options):
         batch_size=batch_size,
         **options,
     )
-    writer = PredictionWriter(str(out), rasterizer=torch_reference.TorchRasterizer())
+    writer = PredictionWriter(str(out), rasterizer=TorchRasterizer())
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,

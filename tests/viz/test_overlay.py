@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from handrec.hand.joints import FINGERS
+from handrec.render.torch_reference import TorchRasterizer
 from handrec.viz.overlay import AMBIENT, FINGER_COLOURS, LIGHT, draw_mesh, draw_skeleton
-
-torch_reference = pytest.importorskip("handrec.render.torch_reference")
 
 INTRINSICS = torch.tensor([[400.0, 0, 150], [0, 380, 110], [0, 0, 1]])
 FACES = torch.tensor([[0, 1, 2], [2, 1, 3]])
@@ -13,7 +12,7 @@ FACES = torch.tensor([[0, 1, 2], [2, 1, 3]])
 
 @pytest.fixture
 def rasterizer():
-    return torch_reference.TorchRasterizer()
+    return TorchRasterizer()
 
 
 def card(left, top, right, bottom, depth):

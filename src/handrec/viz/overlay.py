@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from handrec.geometry.mesh import vertex_normals
 from handrec.hand.joints import FINGERS, PARENTS
 from handrec.render.base import Attribute, Rasterizer
 from handrec.types import Camera
@@ -135,7 +136,6 @@ def _shade(
     rasterizer: Rasterizer,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return brightness and mask of a mesh under :data:`LIGHT`, each ``(H, W)`` in [0, 1]."""
-    from handrec.geometry.mesh import vertex_normals
 
     def shader(surface: Mapping[str, Tensor]) -> Tensor:
         normal = torch.nn.functional.normalize(surface["normal"], dim=-1)
