@@ -1,4 +1,5 @@
 import json
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -12,10 +13,8 @@ from handrec.callbacks.predictions import PredictionWriter, output_names, place_
 from handrec.data.photos import PhotoHand, Photos
 from handrec.errors import UserError
 from handrec.methods.base import HandMethod
+from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import HandBatch, HandPrediction
-
-torch_reference = pytest.importorskip("handrec.render.torch_reference")
-pytest.importorskip("handrec.geometry.rotations")
 
 SIZE, DEPTH, RADIUS = 64, 0.5, 0.02
 #: Of the hand in its crop, from the crop's centre, metres: right of and above it, as a thumb is.
@@ -78,7 +77,7 @@ def photos(tmp_path):
     return folder
 
 
-def predict(photos, out, method=None, batch_size=2, **options):
+def predict(photos, out, method=None, batch_size=2, checkpoint=None, **options):
     data = Photos(
         str(photos),
         boxes=str(photos.parent / "boxes.json"),
@@ -86,7 +85,7 @@ def predict(photos, out, method=None, batch_size=2, **options):
         batch_size=batch_size,
         **options,
     )
-    writer = PredictionWriter(str(out), rasterizer=torch_reference.TorchRasterizer())
+    writer = PredictionWriter(str(out), rasterizer=TorchRasterizer())
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
@@ -94,7 +93,8 @@ def predict(photos, out, method=None, batch_size=2, **options):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.predict(method or FixedHand(), data, return_predictions=False)
+    trainer.predict(method or FixedHand(), data, return_predictions=False, ckpt_path=checkpoint)
+    return trainer
 
 
 def read_png(path):
@@ -167,6 +167,13 @@ class TestPrediction:
         assert report["intrinsics_given"] is True
         assert report["intrinsics"] == camera
 
+    def test_checkpoint_is_named(self, photos, tmp_path):
+        checkpoint = str(tmp_path / "best.ckpt")
+        predict(photos, tmp_path / "out").save_checkpoint(checkpoint)
+        assert json.loads((tmp_path / "out/b.json").read_text())["checkpoint"] is None
+        predict(photos, tmp_path / "out", checkpoint=checkpoint)
+        assert json.loads((tmp_path / "out/b.json").read_text())["checkpoint"] == checkpoint
+
     @pytest.mark.parametrize("batch_size", [1, 2, 3])
     def test_batches_do_not_matter(self, photos, tmp_path, batch_size):
         predict(photos, tmp_path / "out", batch_size=batch_size)
@@ -180,7 +187,7 @@ class TestPrediction:
         assert [hand["side"] for hand in report["hands"]] == ["left"]
         assert not (tmp_path / "out/b.json").exists()
         said = capsys.readouterr().out
-        assert "1 hands in 1 photos" in said
+        assert "hands: 1, photos: 1," in said
         assert "b.png, box [130.0, 30.0, 220.0, 120.0]" in said
 
     def test_summary_counts_and_names_what_was_skipped(self, photos, tmp_path, capsys):
@@ -190,10 +197,10 @@ class TestPrediction:
         (tmp_path / "boxes.json").write_text(json.dumps(boxes))
         predict(photos, tmp_path / "out")
         said = capsys.readouterr().out
-        assert f"2 hands in 1 photos: {tmp_path / 'out'}" in said
-        assert "1 unreadable, skipped:" in said
+        assert f"hands: 2, photos: 1, written to {tmp_path / 'out'}" in said
+        assert "photos skipped, unreadable: 1" in said
         assert "c.png: not an image" in said
-        assert "1 without an entry in the boxes" in said
+        assert "photos left out, no entry in the boxes: 1\n  b.png" in said
 
     def test_out_that_cannot_be_written_is_found_before_predicting(self, photos, tmp_path):
         (tmp_path / "file").write_text("in the way")
@@ -205,6 +212,16 @@ class TestPrediction:
     def test_photos_are_not_written_among(self, photos):
         with pytest.raises(UserError, match="lies in the output folder"):
             predict(photos, photos)
+
+
+@pytest.mark.parametrize(
+    ("processes", "message"), [(1, "serves the data Photos, not"), (2, r"--trainer\.devices=1")]
+)
+def test_other_data_or_several_processes_are_refused(tmp_path, processes, message):
+    trainer = MagicMock(spec=pl.Trainer, world_size=processes)
+    with pytest.raises(UserError, match=message):
+        PredictionWriter(str(tmp_path / "out")).setup(trainer, FixedHand(), "predict")
+    assert not (tmp_path / "out").exists()
 
 
 def test_output_names_never_collide():

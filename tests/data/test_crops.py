@@ -34,7 +34,7 @@ def apply(affine, points):
 @pytest.mark.parametrize("size", [32, 64, 111, 400])
 def test_dot_lands_where_the_affine_says(size, mirror):
     dot = np.array([143.3, 96.8])
-    affine = crop_affine(square_box((100, 60, 190, 150), 1.2), size, mirror)
+    affine = crop_affine(square_box((100.0, 60.0, 190.0, 150.0), 1.2), size, mirror)
     crop = warp(dot_image(*dot), affine, size)
     expected = apply(np.linalg.inv(affine), dot)
     assert np.abs(centroid(crop) - expected).max() < 0.1
@@ -42,12 +42,14 @@ def test_dot_lands_where_the_affine_says(size, mirror):
 
 def test_identity_crop_is_the_image():
     image = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(warp(image, crop_affine((0, 0, 48, 48), 48, False), 48), image)
+    np.testing.assert_array_equal(
+        warp(image, crop_affine((0.0, 0.0, 48.0, 48.0), 48, False), 48), image
+    )
 
 
 def test_mirrored_crop_is_the_flipped_image_and_twice_is_the_identity():
     image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-    affine = crop_affine((0, 0, 48, 48), 48, True)
+    affine = crop_affine((0.0, 0.0, 48.0, 48.0), 48, True)
     once = warp(image, affine, 48)
     np.testing.assert_array_equal(once, image[:, ::-1])
     np.testing.assert_array_equal(warp(once, affine, 48), image)
@@ -59,21 +61,21 @@ def test_shrinking_does_not_alias(factor):
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
     size = int(512 / factor)
-    crop = warp(stripes, crop_affine((0, 0, 512, 512), size, False), size).astype(float)
+    crop = warp(stripes, crop_affine((0.0, 0.0, 512.0, 512.0), size, False), size).astype(float)
     assert np.abs(crop - 127.5).max() < 45  # a plain bilinear warp gives the full 0 to 255
     assert np.abs(crop.mean() - 127.5) < 2
 
 
 def test_shrinking_by_an_integer_is_the_block_mean():
     image = np.random.default_rng(2).integers(0, 256, (60, 60, 3), dtype=np.uint8)
-    crop = warp(image, crop_affine((0, 0, 60, 60), 20, False), 20)
+    crop = warp(image, crop_affine((0.0, 0.0, 60.0, 60.0), 20, False), 20)
     means = image.reshape(20, 3, 20, 3, 3).astype(float).mean((1, 3))
     assert np.abs(crop - means).max() <= 0.51
 
 
 def test_outside_the_image_its_edge_goes_on():
     image = np.full((20, 20, 3), 90, np.uint8)
-    crop = warp(image, crop_affine((-30, -30, 50, 50), 40, False), 40)
+    crop = warp(image, crop_affine((-30.0, -30.0, 50.0, 50.0), 40, False), 40)
     np.testing.assert_array_equal(crop, np.full((40, 40, 3), 90))
 
 
@@ -94,7 +96,7 @@ def test_projection_into_crop_and_image_agree(mirror):
 
 
 def test_square_box_keeps_centre_and_takes_the_longer_side():
-    assert square_box((10, 20, 30, 80), 1.5) == (-25, 5, 65, 95)
+    assert square_box((10.0, 20.0, 30.0, 80.0), 1.5) == (-25.0, 5.0, 65.0, 95.0)
 
 
 def test_default_intrinsics_see_53_degrees_across_the_diagonal():
@@ -132,7 +134,7 @@ def test_read_image_is_rgb_and_respects_exif_orientation(tmp_path):
     [
         (np.full((9, 7), 80, np.uint8), (80, 80, 80)),
         (np.full((9, 7), 80 * 257, np.uint16), (80, 80, 80)),
-        (np.full((9, 7, 4), (10, 20, 30, 255), np.uint8), (30, 20, 10)),
+        (np.full((9, 7, 4), (10.0, 20.0, 30.0, 255.0), np.uint8), (30, 20, 10)),
         (np.full((9, 7, 3), np.array([10, 20, 30]) * 257, np.uint16), (30, 20, 10)),
     ],
 )

@@ -25,6 +25,15 @@ def test_obj_says_what_frame_it_is_in(tmp_path):
     assert (tmp_path / "hand.obj").read_text().startswith("# metres, OpenCV camera frame")
 
 
+def test_vertices_keep_their_indices_though_two_coincide(tmp_path):
+    doubled = torch.cat([VERTICES[:1], VERTICES])
+    faces = torch.cat([FACES[:2] + 1, torch.tensor([[2, 3, 4], [0, 4, 3]])])  # both are used
+    export_mesh(tmp_path / "hand.obj", doubled, faces)
+    lines = (tmp_path / "hand.obj").read_text().splitlines()
+    read = [[float(x) for x in line.split()[1:4]] for line in lines if line.startswith("v ")]
+    np.testing.assert_allclose(read, doubled, atol=1e-7)
+
+
 def test_the_callers_vertices_are_left_alone(tmp_path):
     before = VERTICES.clone()
     export_mesh(tmp_path / "hand.glb", VERTICES.double(), FACES)

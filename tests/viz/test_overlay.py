@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from handrec.hand.joints import FINGERS
-from handrec.viz.overlay import FINGER_COLOURS, draw_mesh, draw_skeleton
-
-torch_reference = pytest.importorskip("handrec.render.torch_reference")
+from handrec.render.torch_reference import TorchRasterizer
+from handrec.viz.overlay import AMBIENT, FINGER_COLOURS, LIGHT, draw_mesh, draw_skeleton
 
 INTRINSICS = torch.tensor([[400.0, 0, 150], [0, 380, 110], [0, 0, 1]])
 FACES = torch.tensor([[0, 1, 2], [2, 1, 3]])
@@ -13,7 +12,7 @@ FACES = torch.tensor([[0, 1, 2], [2, 1, 3]])
 
 @pytest.fixture
 def rasterizer():
-    return torch_reference.TorchRasterizer()
+    return TorchRasterizer()
 
 
 def card(left, top, right, bottom, depth):
@@ -46,8 +45,8 @@ def test_normals_towards_the_camera_are_lit_and_others_are_not(rasterizer):
     assert torch.linalg.cross(b - a, c - a)[2] < 0  # counter-clockwise: towards the camera
     front = draw_mesh(photo(), square, FACES, INTRINSICS, **options)[50, 70, 0]
     back = draw_mesh(photo(), square, FACES.flip(-1), INTRINSICS, **options)[50, 70, 0]
-    assert front == pytest.approx(200 * (0.35 + 0.65 * 0.76), abs=3)
-    assert back == pytest.approx(200 * 0.35, abs=2)
+    assert front == pytest.approx(200 * (AMBIENT - (1 - AMBIENT) * LIGHT[2]), abs=2)
+    assert back == pytest.approx(200 * AMBIENT, abs=1)
 
 
 def test_alpha_lets_the_photo_through(rasterizer):

@@ -1,6 +1,7 @@
 """Writes what ``predict`` finds in photos: overlays, meshes, parameters."""
 
 import json
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from handrec.types import HandBatch, HandPrediction
 from handrec.viz.mesh_export import export_mesh
 from handrec.viz.overlay import draw_mesh, draw_skeleton
 
-COLOURS = {"right": (120, 170, 235), "left": (240, 170, 110)}
+COLOURS = {"right": (150, 195, 255), "left": (255, 190, 130)}
 
 CONVENTIONS = {
     "frame": "camera of the whole photo, OpenCV: x right, y down, z forward; metres",
@@ -192,14 +193,14 @@ class PredictionWriter(pl.Callback):
         for name in list(self._found):
             self._write(name, trainer, pl_module)
         photos = _photos(trainer)
-        print(f"\n{self._hands} hands in {self._written} photos: {self.out}/")
+        print(f"\nhands: {self._hands}, photos: {self._written}, written to {self.out}/")
         for title, lines in (
-            ("unreadable, skipped", photos.skipped),
-            ("without an entry in the boxes, left out", photos.unboxed),
-            ("hands left out: the method gave no finite numbers", self._broken),
+            ("photos skipped, unreadable", photos.skipped),
+            ("photos left out, no entry in the boxes", photos.unboxed),
+            ("hands left out, no finite numbers from the method", self._broken),
         ):
             if lines:
-                print(f"{len(lines)} {title}:", *lines, sep="\n  ")
+                print(f"{title}: {len(lines)}", *lines, sep="\n  ")
         if not all(item.intrinsics_given for item in photos.items):
             print("K was not given for every photo: depths there are rough (see the JSON's note)")
 
@@ -226,7 +227,10 @@ class PredictionWriter(pl.Callback):
             "checkpoint": None if checkpoint is None else str(checkpoint),
             **describe(hands, meshes),
         }
-        Path(f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=1)
+        # Rows of numbers on one line each; no string holds the line break that the pattern wants.
+        rows = re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda row: f"[{' '.join(row[1].split())}]", text)
+        Path(f"{stem}.json").write_text(rows + "\n", encoding="utf-8")
         picture = self._draw(hands)
         encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
         Path(f"{stem}_overlay.png").write_bytes(encoded.tobytes())

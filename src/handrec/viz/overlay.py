@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from handrec.geometry.mesh import vertex_normals
 from handrec.hand.joints import FINGERS, PARENTS
 from handrec.render.base import Attribute, Rasterizer
 from handrec.types import Camera
@@ -24,7 +25,10 @@ FINGER_COLOURS: dict[str, Colour] = dict(
 )
 
 #: Towards the light, camera frame: from above the camera's left shoulder.
-LIGHT = (-0.35, -0.55, -0.76)
+LIGHT = (-0.48, -0.6, -0.64)
+
+#: Brightness of what the light does not reach.
+AMBIENT = 0.25
 
 #: Meshes up to this many pixels high or wide are drawn at twice the resolution and averaged.
 SMOOTH_UP_TO = 1024
@@ -36,7 +40,7 @@ def draw_mesh(
     faces: Int[Tensor, "f 3"],
     intrinsics: Float[Tensor, "3 3"],
     *,
-    colour: Colour = (120, 170, 235),
+    colour: Colour = (150, 195, 255),
     alpha: float = 0.75,
     rasterizer: Rasterizer | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -65,8 +69,7 @@ def draw_mesh(
         (to_region.double() @ intrinsics.double())[None].float(), (height * zoom, width * zoom)
     )
     shade, mask = _shade(vertices.float(), faces, camera, rasterizer)
-    # Averaged after multiplying by the mask, so that the background does not bleed in.
-    layers = np.dstack([shade * mask, mask])
+    layers = np.dstack([shade, mask])  # shade is 0 off the mesh: averages of both stay consistent
     if zoom > 1:
         layers = cv2.resize(layers, (width, height), interpolation=cv2.INTER_AREA)
     drawn = image.copy()
@@ -87,7 +90,7 @@ def draw_skeleton(
     """
     drawn = image.copy()
     extent = min(float(np.ptp(keypoints_2d, axis=0).max()), max(image.shape))
-    thickness = max(1, round(extent / 80))
+    thickness = max(1, round(extent / 100))
     # OpenCV wants fixed-point positions with pixel centres at integers.
     points = ((keypoints_2d.clip(-1e5, 1e5) - 0.5) * 16).round().astype(int).tolist()
     colours = [(255, 255, 255)] + [FINGER_COLOURS[name] for name in FINGERS for _ in range(4)]
@@ -133,12 +136,11 @@ def _shade(
     rasterizer: Rasterizer,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return brightness and mask of a mesh under :data:`LIGHT`, each ``(H, W)`` in [0, 1]."""
-    from handrec.geometry.mesh import vertex_normals
 
     def shader(surface: Mapping[str, Tensor]) -> Tensor:
         normal = torch.nn.functional.normalize(surface["normal"], dim=-1)
         light = normal @ normal.new_tensor(LIGHT)
-        return (0.35 + 0.65 * light.clamp(min=0))[..., None]
+        return (AMBIENT + (1 - AMBIENT) * light.clamp(min=0))[..., None]
 
     normals = Attribute(vertex_normals(vertices, faces)[None])
     with torch.no_grad():
