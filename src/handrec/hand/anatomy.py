@@ -115,6 +115,7 @@ def limit_excess(
     """Return by how much each angle is outside its limits, radians, 0 inside."""
     return F.relu(limits[..., 0] - angles) + F.relu(angles - limits[..., 1])
 
+
 #: Where spheres sit along the bone that ends at a joint of that kind: 0 its start, 1 its end.
 SPHERE_PLACES = {
     "mcp": (0.45, 0.72, 0.95),
