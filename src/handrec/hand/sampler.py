@@ -119,8 +119,8 @@ class PoseSampler(nn.Module):
     def propose(self, count: int, generator: torch.Generator) -> Float[Tensor, "count 16 3 3"]:
         """Return random poses, self-penetrating ones included."""
         base = self._mix_gestures(count, generator)
-        angles = self._angles(base + self._noise(count, generator))
-        wobble = self._normal(angles.shape, generator) * (1.5 * _DEGREE)
+        angles = self._angles(base + _noise(count, generator))
+        wobble = _normal(angles.shape, generator).to(angles) * (1.5 * _DEGREE)
         low, high = self.limits.unbind(-1)
         return pose_from_angles((angles + wobble).clamp(low, high), self.axes)
 
@@ -136,22 +136,14 @@ class PoseSampler(nn.Module):
         share = torch.where(together, share[:, :1], share)
         share = torch.where(kind < 0.25, torch.zeros_like(share), share)
         columns = torch.tensor([0] * 5 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3, device=device)
-        first, second = self.gestures.to(device)[choice[..., columns], torch.arange(17)]
+        first, second = self.gestures.to(device)[
+            choice[..., columns], torch.arange(17, device=device)
+        ]
         mixed = torch.lerp(first, second, share[:, columns])
         # A ring finger on its own cannot stay straight beside a bent little one (RenderIH).
         coupled = torch.maximum(mixed[:, 13], 0.75 * mixed[:, 16])
         mixed[:, 13] = torch.where(together[:, 0], mixed[:, 13], coupled)
         return mixed
-
-    def _noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return ``(count, 17)`` radians: part shared by the bends, part of each its own."""
-        noise = self._normal((count, 17), generator).to(generator.device)
-        shared = torch.randn(count, 1, generator=generator, device=generator.device)
-        scale = torch.full((17,), 5.0, device=noise.device)
-        scale[_SPREAD] = 3.0
-        noise *= scale * _DEGREE
-        noise[:, _MCP + _PIP] += shared * (6 * _DEGREE)
-        return noise
 
     def _angles(self, gestures: Float[Tensor, "b 17"]) -> Float[Tensor, "b 15 3"]:
         """Return (twist, spread, bend) of the 15 joints from gestures' numbers."""
@@ -170,6 +162,15 @@ class PoseSampler(nn.Module):
             angles[:, row + 2, 2] = gestures[:, pip] * DIP_PER_PIP
         return angles
 
-    def _normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        normal = torch.randn(shape, generator=generator, device=generator.device)
-        return normal.to(self.rest.device)
+
+def _noise(count: int, generator: torch.Generator) -> Tensor:
+    """Return ``(count, 17)`` radians: part shared by the bends, part of each its own."""
+    noise, shared = _normal((count, 17), generator), _normal((count, 1), generator)
+    noise *= 5 * _DEGREE
+    noise[:, _SPREAD] *= 0.6
+    noise[:, _MCP + _PIP] += shared * (6 * _DEGREE)
+    return noise
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
