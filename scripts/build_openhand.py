@@ -184,7 +184,7 @@ def build_regressor(hand: Hand) -> Array:
             prior = np.exp(-((hand.vertices[:, 0] / 0.01) ** 2) / 2) * hand.weights[:, 0]
         else:
             prior = hand.weights[:, joint] * hand.weights[:, KINEMATIC_PARENTS[joint]]
-        prior = np.where(prior > 1e-3 * prior.max(), prior, 0)
+        prior = np.where(prior > 0.02 * prior.max(), prior, 0)
         used = prior > 0
         row = np.zeros(len(hand.vertices))
         row[used] = maximum_entropy(hand.vertices[used], prior[used], position)

@@ -149,6 +149,7 @@ def chordal_mean(rotations: Float[Tensor, "n *b 3 3"]) -> Float[Tensor, "*b 3 3"
     """Return the rotation nearest to the arithmetic mean over the first dimension."""
     u, _, vh = torch.linalg.svd(rotations.mean(0))
     sign = torch.ones_like(u[..., 0])
-    sign[..., 2] = torch.linalg.det(u @ vh).sign()
-    mean: Tensor = (u * sign[..., None, :]) @ vh
+    sign[..., 2] = (torch.linalg.det(u) * torch.linalg.det(vh)).sign()
+    with torch.autocast(u.device.type, enabled=False):
+        mean: Tensor = (u * sign[..., None, :]) @ vh
     return mean

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from handrec.hand.base import HandModel
 from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, PARENTS
+from handrec.types import Hand
 
 #: Direction of the back of each finger in the common rest frame (see ``HandModel``). From the
 #: joint frames of the rig behind OpenHand, whose axes follow the WebXR convention (y dorsal).
@@ -21,10 +22,10 @@ DORSAL = {
 }
 
 #: Lower and upper limit of (twist, spread, bend) in degrees, from the rest pose of OpenHand.
-#: Spread is positive towards the little finger, bend towards the palm. Bends follow the ranges
-#: published with RenderIH (ICCV 2023); spreads keep its ranges for the MCP joints; the tolerances
-#: of twist, of hinges sideways and of the thumb are between those of S2HAND (CVPR 2021) and of
-#: manotorch's anatomy loss, widened where our gestures need it (our choice).
+#: Spread is positive towards the little finger, bend towards the palm. Fingers: bends and MCP
+#: spreads are those published with RenderIH (ICCV 2023), mirrored per finger, MCP bends raised to
+#: manotorch's 90; a hinge's 5 degrees of twist and spread are S2HAND's (CVPR 2021). The thumb's
+#: lie between these three, and all MCP twists are our choice: what our gestures need.
 LIMITS = {
     "thumb_cmc": ((-30, 30), (-30, 35), (-25, 45)),
     "thumb_mcp": ((-10, 10), (-10, 10), (-15, 60)),
@@ -115,6 +116,7 @@ def limit_excess(
     """Return by how much each angle is outside its limits, radians, 0 inside."""
     return F.relu(limits[..., 0] - angles) + F.relu(angles - limits[..., 1])
 
+
 #: Where spheres sit along the bone that ends at a joint of that kind: 0 its start, 1 its end.
 SPHERE_PLACES = {
     "mcp": (0.45, 0.72, 0.95),
@@ -126,6 +128,14 @@ SPHERE_PLACES = {
     "thumb_ip": (0.35, 0.7, 1.0),
     "thumb_tip": (0.35, 0.7),
 }
+
+
+@torch.no_grad()
+def rest_hand(hand: HandModel) -> Hand:
+    """Return a batch of one hand at rest with zero shape."""
+    zero = hand.template.new_zeros(1, 10)
+    identity = torch.eye(3, device=zero.device).expand(1, 16, 3, 3)
+    return hand.decode(identity, zero, zero[:, :3])
 
 
 class SphereProxies(nn.Module):
@@ -148,10 +158,7 @@ class SphereProxies(nn.Module):
 
     def __init__(self, hand: HandModel) -> None:
         super().__init__()
-        eye = torch.eye(3, device=hand.template.device).expand(1, 16, 3, 3)
-        zero = hand.template.new_zeros(1, 10)
-        with torch.no_grad():
-            vertices, joints = hand.decode(eye, zero, zero[:, :3])
+        vertices, joints = rest_hand(hand)
         rows, owners = [], []
         for end, name in enumerate(JOINTS[1:], start=1):
             for place in SPHERE_PLACES.get(name, SPHERE_PLACES.get(name.split("_")[1], ())):

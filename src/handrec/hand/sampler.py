@@ -4,9 +4,9 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from handrec.hand.anatomy import SphereProxies, pose_from_angles
+from handrec.hand.anatomy import SphereProxies, pose_from_angles, rest_hand
 from handrec.hand.base import HandModel
 from handrec.hand.joints import FINGERS, KINEMATIC_JOINTS
 from handrec.hand.skinning import posed_joints
@@ -57,35 +57,42 @@ _MCP = [6, 9, 12, 15]
 _PIP = [7, 10, 13, 16]
 
 
-class PoseSampler:
+class PoseSampler(nn.Module):
     """Draws finger poses: gestures, what lies between them, and mixtures, with noise.
 
     Half of the poses lie between two gestures, a quarter are single gestures, and in a quarter
     every finger follows a gesture of its own. Noise is shared by the fingers in part; the DIP
-    joint follows the PIP joint; all angles are brought within ``hand.joint_limits``. Poses in
+    joint follows the PIP joint; all angles are brought within the hand's joint limits. Poses in
     which the hand runs into itself are drawn again.
 
     Args:
-        hand: any hand model.
+        hand: any hand model; what is needed of it is copied.
         tolerance: self-penetration of the sphere proxies that soft skin allows, metres.
     """
 
+    gestures: Float[Tensor, "g 17"]
+    rest: Float[Tensor, "21 3"]
+    axes: Float[Tensor, "15 3 3"]
+    limits: Float[Tensor, "15 3 2"]
+
     def __init__(self, hand: HandModel, tolerance: float = 0.003) -> None:
-        self.hand = hand
+        super().__init__()
         self.tolerance = tolerance
         self.spheres = SphereProxies(hand)
-        device = hand.template.device
         rows = [[angle for finger in fingers for angle in finger] for fingers in GESTURES.values()]
-        self._gestures = torch.tensor(rows, dtype=torch.float32, device=device) * _DEGREE
-        zero = torch.zeros(1, 10, device=device)
-        with torch.no_grad():
-            identity = torch.eye(3, device=device).expand(1, 16, 3, 3)
-            self._rest = hand.decode(identity, zero, zero[:, :3]).joints[0]
+        buffers = {
+            "gestures": torch.tensor(rows).to(hand.template) * _DEGREE,
+            "rest": rest_hand(hand).joints[0],
+            "axes": hand.joint_axes.clone(),
+            "limits": hand.joint_limits.clone(),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
 
     def gesture(self, name: str) -> Float[Tensor, "16 3 3"]:
         """Return the pose of one of the ``GESTURES``, the wrist at identity."""
-        row = self._gestures[list(GESTURES).index(name)][None]
-        return pose_from_angles(self._angles(row), self.hand.joint_axes)[0]
+        row = self.gestures[list(GESTURES).index(name)][None]
+        return pose_from_angles(self._angles(row), self.axes)[0]
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "count 16 3 3"]:
@@ -106,16 +113,16 @@ class PoseSampler:
 
     def is_free(self, poses: Float[Tensor, "b 16 3 3"]) -> Bool[Tensor, " b"]:
         """Say which poses do not run into themselves."""
-        depth = self.spheres.penetration(posed_joints(poses, self._rest))
+        depth = self.spheres.penetration(posed_joints(poses, self.rest))
         return depth.amax(1) < self.tolerance
 
     def propose(self, count: int, generator: torch.Generator) -> Float[Tensor, "count 16 3 3"]:
         """Return random poses, self-penetrating ones included."""
         base = self._mix_gestures(count, generator)
-        angles = self._angles(base + self._noise(count, generator))
-        wobble = self._normal(angles.shape, generator) * (1.5 * _DEGREE)
-        low, high = self.hand.joint_limits.unbind(-1)
-        return pose_from_angles((angles + wobble).clamp(low, high), self.hand.joint_axes)
+        angles = self._angles(base + _noise(count, generator))
+        wobble = _normal(angles.shape, generator).to(angles) * (1.5 * _DEGREE)
+        low, high = self.limits.unbind(-1)
+        return pose_from_angles((angles + wobble).clamp(low, high), self.axes)
 
     def _mix_gestures(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``(count, 17)`` numbers between those of two gestures, per finger or per hand."""
@@ -129,26 +136,18 @@ class PoseSampler:
         share = torch.where(together, share[:, :1], share)
         share = torch.where(kind < 0.25, torch.zeros_like(share), share)
         columns = torch.tensor([0] * 5 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3, device=device)
-        first, second = self._gestures.to(device)[choice[..., columns], torch.arange(17)]
+        first, second = self.gestures.to(device)[
+            choice[..., columns], torch.arange(17, device=device)
+        ]
         mixed = torch.lerp(first, second, share[:, columns])
         # A ring finger on its own cannot stay straight beside a bent little one (RenderIH).
         coupled = torch.maximum(mixed[:, 13], 0.75 * mixed[:, 16])
         mixed[:, 13] = torch.where(together[:, 0], mixed[:, 13], coupled)
         return mixed
 
-    def _noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return ``(count, 17)`` radians: part shared by the bends, part of each its own."""
-        noise = self._normal((count, 17), generator).to(generator.device)
-        shared = torch.randn(count, 1, generator=generator, device=generator.device)
-        scale = torch.full((17,), 5.0, device=noise.device)
-        scale[_SPREAD] = 3.0
-        noise *= scale * _DEGREE
-        noise[:, _MCP + _PIP] += shared * (6 * _DEGREE)
-        return noise
-
     def _angles(self, gestures: Float[Tensor, "b 17"]) -> Float[Tensor, "b 15 3"]:
         """Return (twist, spread, bend) of the 15 joints from gestures' numbers."""
-        gestures = gestures.to(self.hand.joint_axes)
+        gestures = gestures.to(self.axes)
         angles = gestures.new_zeros(len(gestures), 15, 3)
         thumb = KINEMATIC_JOINTS.index("thumb_cmc") - 1
         angles[:, thumb] = gestures[:, :3]
@@ -163,6 +162,15 @@ class PoseSampler:
             angles[:, row + 2, 2] = gestures[:, pip] * DIP_PER_PIP
         return angles
 
-    def _normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        normal = torch.randn(shape, generator=generator, device=generator.device)
-        return normal.to(self.hand.template.device)
+
+def _noise(count: int, generator: torch.Generator) -> Tensor:
+    """Return ``(count, 17)`` radians: part shared by the bends, part of each its own."""
+    noise, shared = _normal((count, 17), generator), _normal((count, 1), generator)
+    noise *= 5 * _DEGREE
+    noise[:, _SPREAD] *= 0.6
+    noise[:, _MCP + _PIP] += shared * (6 * _DEGREE)
+    return noise
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)

@@ -54,9 +54,11 @@ def posed_joints(
         pose: absolute rotations of the 16 kinematic joints.
         rest: the joints at rest, metres.
     """
-    tips = torch.eye(3, dtype=pose.dtype, device=pose.device).expand(len(pose), 5, 3, 3)
+    tips = torch.eye(3, device=pose.device).expand(len(pose), 5, 3, 3)
     joints = rest[_TREE_FROM_JOINTS].expand(len(pose), -1, -1)
-    _, positions = forward_kinematics(torch.cat([pose, tips], dim=1), joints, _TREE_PARENTS)
+    with torch.autocast(pose.device.type, enabled=False):
+        rotations = torch.cat([pose.float(), tips], dim=1)
+        _, positions = forward_kinematics(rotations, joints, _TREE_PARENTS)
     return positions[:, _JOINTS_FROM_TREE]
 
 

@@ -1,0 +1,157 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from handrec.geometry.rotations import axis_angle_to_matrix, random_rotations
+from handrec.hand.anatomy import (
+    SphereProxies,
+    joint_angles,
+    joint_limits,
+    limit_excess,
+    pose_from_angles,
+)
+from handrec.hand.joints import JOINTS, KINEMATIC_JOINTS
+from handrec.hand.openhand import OpenHand
+
+DEGREE = math.pi / 180
+
+
+@pytest.fixture(scope="module")
+def hand():
+    return OpenHand()
+
+
+def angles_with(**degrees):
+    angles = torch.zeros(1, 15, 3)
+    for name, (axis, value) in degrees.items():
+        column = ("twist", "spread", "bend").index(axis)
+        angles[0, KINEMATIC_JOINTS.index(name) - 1, column] = value * DEGREE
+    return angles
+
+
+def joints_at(hand, angles):
+    pose = pose_from_angles(angles, hand.joint_axes)
+    return hand.decode(pose, torch.zeros(len(pose), 10), torch.zeros(len(pose), 3)).joints
+
+
+def test_angles_round_trip(hand):
+    generator = torch.Generator().manual_seed(0)
+    angles = (2 * torch.rand(200, 15, 3, generator=generator) - 1) * torch.tensor([3.1, 1.5, 3.1])
+    pose = pose_from_angles(angles, hand.joint_axes)
+    torch.testing.assert_close(pose[:, 0], torch.eye(3).expand(200, 3, 3))
+    torch.testing.assert_close(joint_angles(pose, hand.joint_axes), angles, atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        joint_angles(pose[:, 1:], hand.joint_axes), angles, atol=2e-5, rtol=0
+    )
+    random = random_rotations(16 * 50, generator).reshape(50, 16, 3, 3)
+    back = pose_from_angles(joint_angles(random, hand.joint_axes), hand.joint_axes)
+    torch.testing.assert_close(back[:, 1:], random[:, 1:], atol=1e-5, rtol=0)
+
+
+def test_angles_are_scipys_euler_angles_in_the_joints_frame(hand):
+    rotations = random_rotations(15, torch.Generator().manual_seed(0))
+    axes = hand.joint_axes
+    local = (axes @ rotations @ axes.mT).numpy()
+    bend, spread, twist = Rotation.from_matrix(local).as_euler("ZYX").T
+    expected = np.stack([twist, spread, bend], axis=-1)
+    np.testing.assert_allclose(joint_angles(rotations[None], axes)[0], expected, atol=2e-6)
+
+
+def test_axes_are_orthonormal_and_right_handed(hand):
+    axes = hand.joint_axes
+    torch.testing.assert_close(axes @ axes.mT, torch.eye(3).expand(15, 3, 3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(axes), torch.ones(15))
+
+
+@pytest.mark.parametrize("finger", ["index", "middle", "ring", "little"])
+def test_bend_closes_and_spread_goes_to_the_little_finger(hand, finger):
+    tip = JOINTS.index(f"{finger}_tip")
+    rest = joints_at(hand, torch.zeros(1, 15, 3))[0, tip]
+    bent = joints_at(hand, angles_with(**{f"{finger}_mcp": ("bend", 40)}))[0, tip]
+    spread = joints_at(hand, angles_with(**{f"{finger}_mcp": ("spread", 15)}))[0, tip]
+    twisted = joints_at(hand, angles_with(**{f"{finger}_dip": ("twist", 30)}))[0, tip]
+    assert (bent - rest)[1] < -0.04  # to the palm, -y
+    assert (spread - rest)[2] < -0.01  # away from the thumb, -z
+    assert (twisted - rest).norm() < 1e-3  # about the bone itself
+
+
+def test_thumb_bends_across_the_palm_and_spreads_away_from_it(hand):
+    tip, little = JOINTS.index("thumb_tip"), JOINTS.index("little_mcp")
+    rest = joints_at(hand, torch.zeros(1, 15, 3))[0]
+    bent = joints_at(hand, angles_with(thumb_cmc=("bend", 30)))[0]
+    out = joints_at(hand, angles_with(thumb_cmc=("spread", -30)))[0]
+    assert (bent[tip] - bent[little]).norm() < (rest[tip] - rest[little]).norm() - 0.015
+    assert (out[tip] - rest[tip])[1] < -0.01
+
+
+def test_a_flat_hand_is_within_the_limits_and_a_broken_one_is_not(hand):
+    limits = hand.joint_limits
+    torch.testing.assert_close(limits, joint_limits())
+    flat = torch.zeros(1, 15, 3)
+    assert limit_excess(flat, limits).max() == 0
+    backwards = limit_excess(angles_with(index_pip=("bend", -30)), limits)
+    assert backwards[0, 1, 2].item() == pytest.approx(22 * DEGREE, abs=1e-6)
+    assert backwards.count_nonzero() == 1
+    assert limit_excess(angles_with(ring_dip=("spread", 20)), limits).max() > 0.2
+
+
+def test_excess_counts_rotations_the_right_way_round(hand):
+    # From matrices: a +60 degree turn about +z bends an index PIP, -60 degrees breaks it.
+    pose = torch.eye(3).repeat(2, 16, 1, 1)
+    turn = torch.tensor([[0.0, 0, 60 * DEGREE], [0, 0, -60 * DEGREE]])
+    pose[:, KINEMATIC_JOINTS.index("index_pip")] = axis_angle_to_matrix(turn)
+    excess = limit_excess(joint_angles(pose, hand.joint_axes), hand.joint_limits)
+    assert excess[0].max() < 1 * DEGREE
+    assert excess[1].max() > 50 * DEGREE
+
+
+def test_spheres_lie_inside_the_skin(hand):
+    spheres = SphereProxies(hand)
+    centres = spheres.mixture @ (hand.regressor @ hand.template)
+    distance = torch.cdist(centres, hand.template).amin(1)
+    torch.testing.assert_close(distance, spheres.radii)
+    assert spheres.radii.min() > 0.004
+    assert spheres.radii.max() < 0.02
+
+
+def test_penetration_is_zero_at_rest_and_matches_a_loop(hand):
+    spheres = SphereProxies(hand)
+    rest = joints_at(hand, torch.zeros(1, 15, 3))
+    assert spheres.penetration(rest).max() == 0
+    # The middle finger pushed through the index finger.
+    crossed = joints_at(hand, angles_with(middle_mcp=("spread", -14)))
+    depth = spheres.penetration(crossed)[0]
+    assert depth.max() > 0.003
+    centres = spheres.mixture @ crossed[0]
+    for pair in (0, int(depth.argmax()), len(depth) - 1):
+        i, j = spheres.pairs[:, pair]
+        gap = spheres.radii[i] + spheres.radii[j] - (centres[i] - centres[j]).norm()
+        assert depth[pair].item() == pytest.approx(max(gap.item(), 0), abs=1e-5)
+
+
+def test_penetration_has_a_finite_gradient_that_separates(hand):
+    spheres = SphereProxies(hand)
+    angles = angles_with(middle_mcp=("spread", -14)).requires_grad_()
+    loss = spheres.penetration(joints_at(hand, angles)).square().sum()
+    (gradient,) = torch.autograd.grad(loss, angles)
+    assert gradient.isfinite().all()
+    assert gradient[0, KINEMATIC_JOINTS.index("middle_mcp") - 1, 1] < 0  # spread it back
+    same_place = torch.zeros(1, 21, 3, requires_grad=True)
+    spheres.penetration(same_place).sum().backward()
+    assert same_place.grad.isfinite().all()
+
+
+def test_autocast_does_not_lower_the_precision(hand):
+    pose = random_rotations(16, torch.Generator().manual_seed(0))[None]
+    spheres = SphereProxies(hand)
+    joints = joints_at(hand, angles_with(middle_mcp=("spread", -14)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        angles = joint_angles(pose, hand.joint_axes)
+        back = pose_from_angles(angles, hand.joint_axes)
+        depth = spheres.penetration(joints)
+    assert {angles.dtype, back.dtype, depth.dtype} == {torch.float32}
+    torch.testing.assert_close(back[:, 1:], pose[:, 1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(depth, spheres.penetration(joints))
