@@ -85,5 +85,6 @@ def skin(
         shift = positions - (turns @ joints[..., None]).squeeze(-1)
         bones = torch.cat([turns, shift[..., None]], dim=-1)  # (B, K, 3, 4)
         blended = torch.einsum("vk,bkij->bvij", weights.float(), bones)
-        posed = (blended[..., :3] @ vertices[..., None]).squeeze(-1) + blended[..., 3]
+        # A sum of products: a matrix product of thousands of 3 x 3 is three times slower on CPUs.
+        posed = (blended[..., :3] * vertices[..., None, :]).sum(-1) + blended[..., 3]
     return posed, positions
