@@ -1,5 +1,5 @@
-"""Errors that a user can mend."""
+"""Errors that are the user's to mend."""
 
 
 class UserError(Exception):
-    """A mistake to report in one line, without a traceback."""
+    """A mistake the user can mend: shown as one line."""

@@ -1,15 +1,20 @@
-"""What every method shares: reconstruct, evaluate, save."""
+"""What every method shares: reconstruct, validate, hand over its predictions."""
 
 from abc import ABC, abstractmethod
 
 import pytorch_lightning as pl
 
 from handrec.hand.base import HandModel
+from handrec.metrics.hand import HandMetrics
 from handrec.types import HandBatch, HandPrediction
 
 
 class HandMethod(pl.LightningModule, ABC):
     """A way of learning hand reconstruction.
+
+    A method implements ``reconstruct``, ``training_step`` and ``configure_optimizers``, and calls
+    ``self.save_hyperparameters()`` in its constructor, so that a checkpoint rebuilds it. Testing
+    and prediction hand each batch's ``HandPrediction`` to the callbacks.
 
     Attributes:
         hand: the hand model whose topology the method predicts.
@@ -17,6 +22,29 @@ class HandMethod(pl.LightningModule, ABC):
 
     hand: HandModel
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.validation_metrics = HandMetrics(f_scores=False, warn=False)
+
     @abstractmethod
     def reconstruct(self, batch: HandBatch) -> HandPrediction:
         """Return the hands of a batch from its images and intrinsics alone."""
+
+    def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
+        """Measure the error of a batch."""
+        self.validation_metrics.update(self.reconstruct(batch), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the errors of the split under ``val/``."""
+        figures = self.validation_metrics.compute()
+        self.log_dict({f"val/{name}": figure for name, figure in figures.items()})
+        self.log("val/pa_mpvpe_mm", figures["pa_mpvpe"], prog_bar=True, logger=False)
+        self.validation_metrics.reset()
+
+    def test_step(self, batch: HandBatch, batch_idx: int) -> HandPrediction:
+        """Return the hands of a batch, for the evaluation's callbacks."""
+        return self.reconstruct(batch)
+
+    def predict_step(self, batch: HandBatch, batch_idx: int) -> HandPrediction:
+        """Return the hands of a batch, for the prediction's callbacks."""
+        return self.reconstruct(batch)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,14 +23,29 @@ class Features(NamedTuple):
     pooled: Float[Tensor, "b c"]
 
 
+class Estimates(NamedTuple):
+    """What a head says of a batch.
+
+    Attributes:
+        iterations: the estimate after every iteration, the final one last.
+        dense: a map for dense supervision: three channels of normalised rest position (PNCC) and
+            the logit of the mask; None where the head has none.
+    """
+
+    iterations: list[HandPrediction]
+    dense: Float[Tensor, "b 4 h w"] | None
+
+
 class Backbone(nn.Module, ABC):
     """Turns images in [0, 1] into features; it normalises them as it wants.
 
     Attributes:
         channels: of both ``grid`` and ``pooled``.
+        model: the network inside, which knows how its layers group (timm's ``group_matcher``).
     """
 
     channels: int
+    model: Any
 
     @abstractmethod
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
@@ -41,8 +56,8 @@ class MeshHead(nn.Module, ABC):
     """Turns features into hands, in one or several iterations."""
 
     @abstractmethod
-    def regress(self, features: Features, camera: Camera) -> list[HandPrediction]:
-        """Return the estimate of every iteration, the final one last.
+    def regress(self, features: Features, camera: Camera) -> Estimates:
+        """Return the hands that the features show.
 
         Args:
             features: of the crops.

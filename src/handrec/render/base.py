@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from handrec.geometry.camera import project
 from handrec.types import Camera, Rendering
 
 
@@ -15,13 +17,13 @@ class Attribute(NamedTuple):
 
     Attributes:
         values: ``(B or 1, N, C)``.
-        index: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces of
-            the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
+        corners: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces
+            of the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
             colours ``arange(F)[:, None].expand(-1, 3)``.
     """
 
     values: Float[Tensor, "b n c"]
-    index: Int[Tensor, "f 3"] | None = None
+    corners: Int[Tensor, "f 3"] | None = None
 
 
 #: Interpolated attributes by name, each ``(B, H, W, C)`` and zero off the mesh, to a shaded image
@@ -46,11 +48,13 @@ class Rasterizer(nn.Module, ABC):
 
     A backend implements three steps: :meth:`cover`, :meth:`interpolate`, :meth:`visibility`.
 
-    Attributes:
+    Args:
         near: metres.
     """
 
-    near: float = 0.01
+    def __init__(self, near: float = 0.01) -> None:
+        super().__init__()
+        self.near = near
 
     def render(
         self,
@@ -59,6 +63,7 @@ class Rasterizer(nn.Module, ABC):
         attributes: Mapping[str, Attribute],
         camera: Camera,
         shader: Shader,
+        *,
         background: Float[Tensor, "b c h w"] | None = None,
     ) -> Rendering:
         """Return the shaded image, mask, depth and face index of each mesh.
@@ -71,7 +76,20 @@ class Rasterizer(nn.Module, ABC):
             shader: see :data:`Shader`.
             background: drawn where no face is seen; zeros if None.
         """
-        raise NotImplementedError
+        with torch.autocast(vertices.device.type, enabled=False):
+            vertices, intrinsics = vertices.float(), camera.intrinsics.float()
+            screen = torch.cat([project(vertices, intrinsics), vertices[..., 2:]], dim=-1)
+            face_index = self.cover(screen.detach(), faces, camera.image_size)
+            surface = [*attributes.values(), Attribute(screen[..., 2:])]
+            *values, depth = self.interpolate(screen, faces, face_index, surface)
+            shaded = shader(dict(zip(attributes, values, strict=True)))
+            seen = face_index[..., None] >= 0
+            behind = 0.0 if background is None else background.float().permute(0, 2, 3, 1)
+            layers = torch.cat([torch.where(seen, shaded, behind), seen.to(shaded)], dim=-1)
+            if torch.is_grad_enabled() and screen.requires_grad:
+                layers = self.visibility(layers, screen, faces, face_index)
+        layers = layers.permute(0, 3, 1, 2)
+        return Rendering(layers[:, :-1], layers[:, -1:], depth.permute(0, 3, 1, 2), face_index)
 
     @abstractmethod
     def cover(
@@ -109,7 +127,7 @@ class Rasterizer(nn.Module, ABC):
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
     ) -> Float[Tensor, "b h w c"]:
-        """Return ``image`` unchanged, with the gradient of visibility towards ``screen`` attached."""
+        """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
 
 
 __all__ = ["Attribute", "Rasterizer", "Shader"]

@@ -1,0 +1,119 @@
+"""Pinhole cameras: projection, crops, and the weak perspective that regressors speak.
+
+Convention:
+    Camera frame of OpenCV (x right, y down, z forward), metres. Pixel centres lie at integer + 0.5,
+    so an image of width W spans [0, W] and scaling needs no half-pixel terms.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from handrec.types import Camera
+
+#: Depths below this (metres) are divided by as if they were this: points behind the camera land
+#: far away but finite.
+MIN_DEPTH = 1e-6
+
+#: Smallest weak-perspective scale: the hand is no farther than about 40 focal lengths per crop.
+MIN_SCALE = 0.05
+
+
+def project(
+    points: Float[Tensor, "b n 3"], intrinsics: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b n 2"]:
+    """Return the pixels of points in the camera frame.
+
+    Args:
+        points: metres; a depth below :data:`MIN_DEPTH` counts as that.
+        intrinsics: ``K``, pixels; a skew is honoured.
+    """
+    rays = points / points[..., 2:].clamp(min=MIN_DEPTH)
+    return rays[..., :2] @ intrinsics[:, :2, :2].mT + intrinsics[:, None, :2, 2]
+
+
+def unproject(
+    pixels: Float[Tensor, "b n 2"],
+    depth: Float[Tensor, "b n"],
+    intrinsics: Float[Tensor, "b 3 3"],
+) -> Float[Tensor, "b n 3"]:
+    """Return the points seen at the given pixels and depths, camera frame, metres.
+
+    Args:
+        pixels: centres at integer + 0.5.
+        depth: camera z, metres.
+        intrinsics: ``K``, pixels.
+    """
+    homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
+    rays: Tensor = torch.linalg.solve(intrinsics, homogeneous.mT).mT
+    return rays * depth[..., None]
+
+
+def transform_pixels(
+    pixels: Float[Tensor, "b n 2"], affine: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b n 2"]:
+    """Return pixels moved by a homogeneous affine, ``A[:2, :2] p + A[:2, 2]``."""
+    return pixels @ affine[:, :2, :2].mT + affine[:, None, :2, 2]
+
+
+def transform_intrinsics(
+    intrinsics: Float[Tensor, "b 3 3"], affine: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b 3 3"]:
+    """Return ``A K``: the intrinsics of an image whose pixels were moved by the affine ``A``.
+
+    A rotation or a shear of the image gives a ``K`` with skew, which :func:`project` honours.
+    """
+    return affine @ intrinsics
+
+
+def crop_affine(box: Float[Tensor, "b 4"], image_size: tuple[int, int]) -> Float[Tensor, "b 3 3"]:
+    """Return the affine from the pixels of an image to those of a crop of it.
+
+    Args:
+        box: ``(left, top, width, height)`` of the crop in the image, pixels.
+        image_size: ``(height, width)`` to which the crop is resized.
+    """
+    height, width = image_size
+    size = torch.tensor([width, height], dtype=box.dtype, device=box.device)
+    scale = size / box[:, 2:]
+    affine = torch.diag_embed(torch.cat([scale, torch.ones_like(scale[:, :1])], dim=-1))
+    affine[:, :2, 2] = -scale * box[:, :2]
+    return affine
+
+
+def resize_camera(camera: Camera, image_size: tuple[int, int]) -> Camera:
+    """Return the camera of the same view at another resolution.
+
+    Args:
+        camera: any.
+        image_size: the new ``(height, width)``.
+    """
+    (old_height, old_width), (height, width) = camera.image_size, image_size
+    scale = camera.intrinsics.new_tensor([width / old_width, height / old_height, 1.0])
+    return Camera(camera.intrinsics * scale[:, None], image_size)
+
+
+def weak_to_translation(
+    weak: Float[Tensor, "b 3"],
+    intrinsics: Float[Tensor, "b 3 3"],
+    image_size: tuple[int, int],
+) -> Float[Tensor, "b 3"]:
+    """Return the translation, metres, that a weak-perspective camera stands for in a crop.
+
+    A point ``X`` of a hand near its origin then lands, to first order in ``X / t_z``, at
+    ``s (X + t)`` in crop coordinates (-1 to 1 from edge to edge), wherever the principal point is:
+    ``t_z = 2 f / (S s)`` as in PyMAF, plus the shift from the principal point to the crop's centre.
+
+    Args:
+        weak: ``(s, t_x, t_y)``; ``s`` in crop half-widths per metre, held above
+            :data:`MIN_SCALE` (no gradient below it); ``t_x`` and ``t_y`` metres.
+        intrinsics: ``K`` of the crop, pixels.
+        image_size: ``(height, width)`` of the crop; the scale is relative to its width.
+    """
+    height, width = image_size
+    scale = weak[:, 0].clamp(min=MIN_SCALE)
+    focal_x, focal_y = intrinsics[:, 0, 0], intrinsics[:, 1, 1]
+    depth = 2 * focal_x / (width * scale + 1e-9)
+    shift_x = (width / 2 - intrinsics[:, 0, 2]) * depth / focal_x
+    shift_y = (height / 2 - intrinsics[:, 1, 2]) * depth / focal_y
+    return torch.stack([weak[:, 1] + shift_x, weak[:, 2] + shift_y, depth], dim=-1)

@@ -1,0 +1,187 @@
+"""What a hand can do: joint angles, their limits, and parts that must not run into each other."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from handrec.hand.base import HandModel
+from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, PARENTS
+
+#: Direction of the back of each finger in the common rest frame (see ``HandModel``). From the
+#: joint frames of the rig behind OpenHand, whose axes follow the WebXR convention (y dorsal).
+DORSAL = {
+    "thumb": (0.56, 0.31, 0.76),
+    "index": (0.0, 1.0, 0.0),
+    "middle": (0.0, 0.99, -0.07),
+    "ring": (0.0, 0.98, -0.18),
+    "little": (0.0, 0.95, -0.30),
+}
+
+#: Lower and upper limit of (twist, spread, bend) in degrees, from the rest pose of OpenHand.
+#: Spread is positive towards the little finger, bend towards the palm. Bends follow the ranges
+#: published with RenderIH (ICCV 2023); spreads keep its ranges for the MCP joints; the tolerances
+#: of twist, of hinges sideways and of the thumb are between those of S2HAND (CVPR 2021) and of
+#: manotorch's anatomy loss, widened where our gestures need it (our choice).
+LIMITS = {
+    "thumb_cmc": ((-30, 30), (-30, 35), (-25, 45)),
+    "thumb_mcp": ((-10, 10), (-10, 10), (-15, 60)),
+    "thumb_ip": ((-5, 5), (-5, 5), (-20, 90)),
+    "index_mcp": ((-10, 10), (-25, 15), (-25, 90)),
+    "middle_mcp": ((-10, 10), (-15, 15), (-25, 90)),
+    "ring_mcp": ((-10, 10), (-15, 25), (-25, 90)),
+    "little_mcp": ((-15, 15), (-20, 30), (-25, 90)),
+    "pip": ((-5, 5), (-5, 5), (-8, 110)),
+    "dip": ((-5, 5), (-5, 5), (-8, 90)),
+}
+
+
+def anatomical_axes(joints: Float[Tensor, "21 3"]) -> Float[Tensor, "15 3 3"]:
+    """Return the twist, spread and bend axes (rows) of kinematic joints 1 to 15.
+
+    Convention:
+        Twist runs along the bone at rest; spread is palmar, at a right angle to the bone; bend is
+        ``twist x spread``. A positive bend closes the finger towards the palm, a positive spread
+        moves it towards the little finger's side.
+
+    Args:
+        joints: the rest joints in the common rest frame, metres.
+    """
+    axes = []
+    for name in KINEMATIC_JOINTS[1:]:
+        start = JOINTS.index(name)
+        twist = F.normalize(joints[start + 1] - joints[start], dim=0)
+        palmar = -joints.new_tensor(DORSAL[name.split("_")[0]])
+        spread = F.normalize(palmar - (palmar @ twist) * twist, dim=0)
+        axes.append(torch.stack([twist, spread, torch.linalg.cross(twist, spread)]))
+    return torch.stack(axes)
+
+
+def joint_limits() -> Float[Tensor, "15 3 2"]:
+    """Return the limits of (twist, spread, bend) of kinematic joints 1 to 15, radians."""
+    rows = [LIMITS.get(name, LIMITS.get(name.split("_")[1])) for name in KINEMATIC_JOINTS[1:]]
+    return torch.tensor(rows) * (math.pi / 180)
+
+
+def joint_angles(
+    rotations: Float[Tensor, "b j 3 3"], axes: Float[Tensor, "15 3 3"]
+) -> Float[Tensor, "b 15 3"]:
+    """Return (twist, spread, bend) of each joint, radians.
+
+    Convention:
+        In a joint's frame ``R = R_bend R_spread R_twist``: the bone twists about itself, swings
+        sideways, then bends about an axis that the parent bone holds. Twist and bend are in
+        (-pi, pi], spread in [-pi/2, pi/2]; singular at a spread of 90 degrees.
+
+    Args:
+        rotations: relative to the parent, of the 15 joints or a full pose of 16 (the wrist's is
+            left out).
+        axes: see :func:`anatomical_axes`.
+    """
+    with torch.autocast(axes.device.type, enabled=False):
+        local = axes @ rotations[:, -15:] @ axes.mT
+    twist = torch.atan2(local[..., 2, 1], local[..., 2, 2])
+    forward = torch.hypot(local[..., 0, 0], local[..., 1, 0])
+    spread = torch.atan2(-local[..., 2, 0], forward)
+    bend = torch.atan2(local[..., 1, 0], local[..., 0, 0])
+    return torch.stack([twist, spread, bend], dim=-1)
+
+
+def pose_from_angles(
+    angles: Float[Tensor, "b 15 3"], axes: Float[Tensor, "15 3 3"]
+) -> Float[Tensor, "b 16 3 3"]:
+    """Return the full pose with the given (twist, spread, bend), the wrist at identity.
+
+    The inverse of :func:`joint_angles`.
+    """
+    cos, sin = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    (ct, cs, cb), (st, ss, sb) = cos, sin
+    rows = [
+        torch.stack([cb * cs, cb * ss * st - sb * ct, cb * ss * ct + sb * st], dim=-1),
+        torch.stack([sb * cs, sb * ss * st + cb * ct, sb * ss * ct - cb * st], dim=-1),
+        torch.stack([-ss, cs * st, cs * ct], dim=-1),
+    ]
+    with torch.autocast(axes.device.type, enabled=False):
+        rotations = axes.mT @ torch.stack(rows, dim=-2) @ axes
+    wrist = torch.eye(3, dtype=angles.dtype, device=angles.device).expand(len(angles), 1, 3, 3)
+    return torch.cat([wrist, rotations], dim=1)
+
+
+def limit_excess(
+    angles: Float[Tensor, "b 15 3"], limits: Float[Tensor, "15 3 2"]
+) -> Float[Tensor, "b 15 3"]:
+    """Return by how much each angle is outside its limits, radians, 0 inside."""
+    return F.relu(limits[..., 0] - angles) + F.relu(angles - limits[..., 1])
+
+#: Where spheres sit along the bone that ends at a joint of that kind: 0 its start, 1 its end.
+SPHERE_PLACES = {
+    "mcp": (0.45, 0.72, 0.95),
+    "pip": (0.3, 0.55, 0.8, 1.0),
+    "dip": (0.35, 0.7, 1.0),
+    "tip": (0.35, 0.7),
+    "thumb_cmc": (),
+    "thumb_mcp": (0.5, 1.0),
+    "thumb_ip": (0.35, 0.7, 1.0),
+    "thumb_tip": (0.35, 0.7),
+}
+
+
+class SphereProxies(nn.Module):
+    """Spheres inside the hand that must not run into each other.
+
+    Centres are fixed mixtures of the 21 joints, so they follow any pose and shape, of any hand
+    model, from the joints alone. Each sphere is the largest one inside the skin at rest, so what
+    they report is a true penetration of the skin (not every shallow one). Pairs of one bone, of
+    neighbouring bones, and pairs that already touch at rest are left out.
+
+    Attributes (buffers):
+        mixture: ``(S, 21)`` centres from joints.
+        radii: ``(S,)`` at zero shape, metres.
+        pairs: ``(2, P)`` spheres that are compared.
+    """
+
+    mixture: Float[Tensor, "s 21"]
+    radii: Float[Tensor, " s"]
+    pairs: Int[Tensor, "2 p"]
+
+    def __init__(self, hand: HandModel) -> None:
+        super().__init__()
+        eye = torch.eye(3, device=hand.template.device).expand(1, 16, 3, 3)
+        zero = hand.template.new_zeros(1, 10)
+        with torch.no_grad():
+            vertices, joints = hand.decode(eye, zero, zero[:, :3])
+        rows, owners = [], []
+        for end, name in enumerate(JOINTS[1:], start=1):
+            for place in SPHERE_PLACES.get(name, SPHERE_PLACES.get(name.split("_")[1], ())):
+                row = torch.zeros(len(JOINTS))
+                row[PARENTS[end]], row[end] = 1 - place, place
+                rows.append(row)
+                owners.append(end)
+        mixture = torch.stack(rows).to(joints)
+        centres = mixture @ joints[0]
+        radii = torch.cdist(centres, vertices[0]).amin(1)
+        gaps = torch.cdist(centres, centres) - radii[:, None] - radii
+        apart = torch.tensor([[_apart(a, b) for b in owners] for a in owners]).to(gaps.device)
+        pairs = torch.nonzero(torch.triu(apart & (gaps > 0), diagonal=1)).T
+        for key, buffer in (("mixture", mixture), ("radii", radii), ("pairs", pairs)):
+            self.register_buffer(key, buffer, persistent=False)
+
+    def penetration(self, joints: Float[Tensor, "b 21 3"]) -> Float[Tensor, "b p"]:
+        """Return how deep the spheres of each pair run into each other, metres, 0 when apart."""
+        with torch.autocast(joints.device.type, enabled=False):
+            centres = self.mixture @ joints.float()
+        first, second = self.pairs
+        offset = centres[:, first] - centres[:, second]
+        # Centres may meet: keep the gradient of the norm finite.
+        distance = (offset.square().sum(-1) + 1e-12).sqrt()
+        return F.relu(self.radii[first] + self.radii[second] - distance)
+
+
+def _apart(first: int, second: int) -> bool:
+    """Say whether the bones that end at two joints are neither equal nor neighbours."""
+    if first == second or PARENTS[first] == second or PARENTS[second] == first:
+        return False
+    palm = {JOINTS.index(f"{finger}_mcp") for finger in FINGERS[1:]}
+    return not {first, second} <= palm

@@ -1,0 +1,150 @@
+"""HandMIM's regression stage: a ViT with a PyMAF head, trained with labels.
+
+Z. Liu et al., "HandMIM: Pose-Aware Self-Supervised Learning for 3D Hand Mesh Estimation",
+arXiv 2307.16061. Known from the abstract: a vanilla ViT, a PyMAF head after the tokens that
+regresses mesh parameters. The losses and the recipe are our formulation (docs/methods/handmim.md).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from handrec.hand.base import HandModel
+from handrec.losses.hand import (
+    dense_loss,
+    keypoints_2d_loss,
+    relative_points_loss,
+    rotation_loss,
+    shape_loss,
+    total,
+)
+from handrec.methods.base import HandMethod
+from handrec.methods.optim import adamw_layer_decay, warmup_cosine
+from handrec.models.base import Backbone, Estimates, HeadFactory
+from handrec.render.base import Rasterizer
+from handrec.render.shading import render_positions
+from handrec.types import HandBatch, HandPrediction
+
+
+@dataclass(frozen=True)
+class HandMIMWeights:
+    """Weights of the losses; each is summed over the iterations, ``dense`` counts once.
+
+    Attributes:
+        vertices: L1, metres, relative to the wrist.
+        joints: L1, metres, relative to the wrist.
+        keypoints: L1, half crops.
+        rotations: squared difference of matrices.
+        shape: squared difference of coefficients.
+        dense: see ``losses.hand.dense_loss``.
+    """
+
+    vertices: float = 20.0
+    joints: float = 20.0
+    keypoints: float = 2.0
+    rotations: float = 2.0
+    shape: float = 0.01
+    dense: float = 1.0
+
+
+class HandMIM(HandMethod):
+    """ViT + PyMAF regression of a hand mesh.
+
+    Args:
+        backbone: a ViT by default; any backbone works.
+        head: builds the mesh head from the backbone's channels and the hand.
+        hand: the hand model.
+        rasterizer: draws the targets of the dense supervision.
+        weights: of the losses.
+        lr: peak learning rate of head and last layer.
+        weight_decay: of matrices.
+        layer_decay: factor of the rate per backbone layer, towards the input.
+        warmup: share of the training spent warming up.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: HeadFactory,
+        hand: HandModel,
+        rasterizer: Rasterizer,
+        weights: HandMIMWeights = HandMIMWeights(),
+        lr: float = 1e-4,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.backbone = backbone
+        self.hand = hand
+        self.head = head(backbone.channels, hand)
+        self.rasterizer = rasterizer
+        self.weights = weights
+        self.optimization = (lr, weight_decay, layer_decay)
+        self.warmup = warmup
+
+    def estimate(self, batch: HandBatch) -> Estimates:
+        """Return every iteration's hand and the dense map."""
+        return self.head.regress(self.backbone.encode(batch.image), batch.camera)
+
+    def reconstruct(self, batch: HandBatch) -> HandPrediction:
+        """Return the last iteration's hands."""
+        return self.estimate(batch).iterations[-1]
+
+    def iterations(self, batch: HandBatch) -> list[HandPrediction]:
+        """Return every iteration's hands; the report shows whether the error falls."""
+        return self.estimate(batch).iterations
+
+    def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a labelled batch."""
+        estimates = self.estimate(batch)
+        per_iteration = [supervised_terms(hand, batch) for hand in estimates.iterations]
+        terms = {
+            name: torch.stack([terms[name] for terms in per_iteration]).sum()
+            for name in per_iteration[0]
+        }
+        if estimates.dense is not None:
+            terms["dense"] = self._dense_term(estimates.dense, batch)
+        loss = total(terms, self.weights)
+        self.log_dict({f"train/{name}": term for name, term in terms.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _dense_term(self, dense: Tensor, batch: HandBatch) -> Tensor:
+        """Compare the dense map with the true mesh, drawn in the colours of its rest positions."""
+        height, width = dense.shape[-2:]
+        position, mask = render_positions(
+            self.rasterizer, self.hand, batch.vertices, batch.camera, (height, width)
+        )
+        return dense_loss(dense.float(), position, mask, batch.has_vertices)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with layer decay; warm-up and cosine by step."""
+        optimizer = adamw_layer_decay(self.backbone.model, [self.head], *self.optimization)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def supervised_terms(hand: HandPrediction, batch: HandBatch) -> dict[str, Tensor]:
+    """Return the losses of one iteration by name."""
+    root, true_root = hand.joints[:, 0], batch.joints_3d[:, 0]
+    return {
+        "vertices": relative_points_loss(
+            hand.vertices, batch.vertices, root, true_root, batch.has_vertices
+        ),
+        "joints": relative_points_loss(
+            hand.joints, batch.joints_3d, root, true_root, batch.has_joints_3d
+        ),
+        "keypoints": keypoints_2d_loss(
+            hand.keypoints_2d, batch.keypoints_2d, batch.confidence, batch.camera.image_size
+        ),
+        "rotations": rotation_loss(hand.pose, batch.pose, batch.has_pose),
+        "shape": shape_loss(hand.betas, batch.betas, batch.has_pose),
+    }

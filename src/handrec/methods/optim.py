@@ -1,0 +1,55 @@
+"""Optimizer and schedule shared by the methods."""
+
+import math
+
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def adamw_layer_decay(
+    backbone: nn.Module, rest: list[nn.Module], lr: float, weight_decay: float, layer_decay: float
+) -> AdamW:
+    """Return AdamW whose rate falls by ``layer_decay`` per layer towards the backbone's input.
+
+    BEiT's fine-tuning recipe as timm groups it; biases and 1-D parameters are not decayed, and
+    everything in ``rest`` has the full rate.
+    """
+    groups = param_groups_layer_decay(backbone, weight_decay=weight_decay, layer_decay=layer_decay)
+    groups = [
+        {
+            "params": group["params"],
+            "weight_decay": group["weight_decay"],
+            "lr": lr * group["lr_scale"],
+        }
+        for group in groups
+    ]
+    parameters = [p for module in rest for p in module.parameters() if p.requires_grad]
+    for decay, chosen in (
+        (weight_decay, [p for p in parameters if p.ndim > 1]),
+        (0.0, [p for p in parameters if p.ndim <= 1]),
+    ):
+        if chosen:
+            groups.append({"params": chosen, "weight_decay": decay, "lr": lr})
+    return AdamW(groups, lr=lr)
+
+
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float) -> LambdaLR:
+    """Return a linear warm-up and a cosine to ``floor`` of the rate, to be advanced every step.
+
+    Args:
+        optimizer: each group keeps its own rate as the peak.
+        steps: of the whole training.
+        warmup: share of the steps spent warming up.
+        floor: share of the peak rate left at the end.
+    """
+    rising = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        progress = min(1.0, (step - rising) / max(1, steps - rising))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)

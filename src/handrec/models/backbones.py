@@ -1,0 +1,132 @@
+"""Backbones from timm, by name, at any image size."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from handrec.errors import UserError
+from handrec.models.base import Backbone, Features
+
+
+class ConvStem(PatchEmbed):  # type: ignore[misc]
+    """Patch embedding by a stack of stride-2 convolutions (Xiao et al., NeurIPS 2021, §4).
+
+    A ViT with it learns from small data in minutes, where one large-stride projection does not.
+    Theirs are 3x3; 4x4 ones keep each token centred on its patch. The patch size must be a power
+    of two.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        plain: nn.Conv2d = self.proj
+        self.proj = self._stack(plain.in_channels, plain.out_channels, self.patch_size[0])
+
+    @staticmethod
+    def _stack(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
+        halvings = int(math.log2(patch_size))
+        if 2**halvings != patch_size:
+            raise UserError(
+                f"the conv stem needs a patch size that is a power of 2, not {patch_size}"
+            )
+        widths = [in_channels, *(max(width >> (halvings - i), 32) for i in range(1, halvings + 1))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
+
+
+class TimmBackbone(Backbone):
+    """Any timm model as a backbone; ViTs take any image size that their patches tile.
+
+    Args:
+        name: of the timm model, such as ``vit_small_patch16_224`` or ``resnet50``.
+        image_size: side of the crops in pixels; sets a ViT's position embedding, which is
+            interpolated for crops of another size.
+        checkpoint: local weights in timm's naming (``.safetensors``, ``.pth``); None is random.
+        drop_path: stochastic depth rate.
+        stem: of a ViT: ``patch`` as published, or ``conv``, see :class:`ConvStem`.
+        options: further arguments of the timm model (``depth``, ``embed_dim``, ...).
+    """
+
+    def __init__(
+        self,
+        name: str = "vit_small_patch16_224",
+        image_size: int = 224,
+        checkpoint: str | None = None,
+        drop_path: float = 0.0,
+        stem: Literal["patch", "conv"] = "patch",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        arguments = {"drop_path_rate": drop_path, **(options or {})}
+        if is_vit(name):
+            arguments |= {"img_size": image_size, "dynamic_img_size": True}
+            arguments |= {"embed_layer": ConvStem} if stem == "conv" else {}
+        elif stem == "conv":
+            raise UserError(f"stem: conv is for ViTs, and {name} is none")
+        self.model = timm.create_model(name, num_classes=0, **arguments)
+        self.channels = int(self.model.num_features)
+        # timm's default_cfg is the untrained default; pretrained_cfg the one of the tag's weights.
+        config = self.model.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), False)
+        self.mean: Tensor
+        self.std: Tensor
+        if checkpoint is not None:
+            load_backbone(self.model, checkpoint)
+
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Return the features of RGB images in [0, 1]."""
+        features = self.model.forward_features((image - self.mean) / self.std)
+        if features.ndim == 4:
+            return Features(features, features.mean((2, 3)))
+        prefix = self.model.num_prefix_tokens
+        rows, columns = self.model.patch_embed.dynamic_feat_size(image.shape[-2:])
+        grid = features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+        return Features(grid, features[:, 0] if prefix else features.mean(1))
+
+
+def is_vit(name: str) -> bool:
+    """Return whether timm builds ``name`` as a plain vision transformer; refuse unknown names."""
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_', maxsplit=1)[0]}*")[:5]
+        raise UserError(
+            f"timm has no model {name!r}" + (f"; it has {', '.join(close)} ..." if close else "")
+        )
+    return bool(timm.model_entrypoint(name).__module__ == VisionTransformer.__module__)
+
+
+def load_backbone(model: nn.Module, path: str) -> None:
+    """Load local weights in timm's naming; a classifier head in the file is left out.
+
+    Position embeddings and patches are resized to the model by timm's own filter.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"backbone checkpoint not found: {path}")
+    if file.suffix == ".safetensors":
+        state = load_file(file)
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state.get("model", state))
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
+    if isinstance(model, VisionTransformer):
+        from timm.models.vision_transformer import checkpoint_filter_fn
+
+        state = checkpoint_filter_fn(state, model)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise UserError(
+            f"{path} does not fit the backbone: {len(missing)} parameters missing"
+            f" ({', '.join(missing[:3])}), {len(unexpected)} unknown ({', '.join(unexpected[:3])})"
+        )

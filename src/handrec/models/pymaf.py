@@ -1,0 +1,183 @@
+"""The PyMAF head: regress, project the mesh, look again where it lies.
+
+H. Zhang et al., PyMAF (ICCV 2021) and PyMAF-X (TPAMI 2023), re-implemented from their formulas.
+Deviations, each an argument: the pyramid starts on the ViT's tokens (HandMIM attaches the head
+"after the tokens"); the hidden layers may have an activation; the dense map also holds the mask.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from handrec.geometry.camera import project
+from handrec.geometry.mesh import farthest_point_sampling
+from handrec.hand.base import HandModel
+from handrec.models.base import Estimates, Features, MeshHead
+from handrec.models.iterative import small_linear
+from handrec.models.state import STATE_SIZE, HandState, decode_state, mean_state
+from handrec.types import Camera, HandPrediction
+
+#: Samples further out than this see the border: a hand thrown far off must not give NaN.
+_FARTHEST_SAMPLE = 1.5
+
+
+class PyMAF(MeshHead):
+    """Pyramidal mesh alignment feedback.
+
+    Iteration 0 samples a feature map on a regular grid, later ones where the last mesh projects,
+    on ever finer maps; a small MLP shrinks each sample, and a regressor turns all of them and the
+    last state into a residual. The state and the mesh are constants to the next iteration:
+    gradients flow through features, MLP and regressor only.
+
+    Args:
+        channels: of the backbone.
+        hand: the hand model.
+        iterations: T; each after the first works on a map of twice the resolution.
+        map_channels: of the pyramid's maps.
+        grid: points per side of the first iteration's grid.
+        points: mesh vertices sampled in later iterations.
+        width: of the regressors' hidden layers.
+        dropout: of the regressors.
+        activation: put a GELU after each hidden layer of the regressors; PyMAF has none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hand: HandModel,
+        iterations: int = 3,
+        map_channels: int = 256,
+        grid: int = 21,
+        points: int = 195,
+        width: int = 1024,
+        dropout: float = 0.5,
+        activation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.hand = hand
+        self.pyramid = FeaturePyramid(channels, map_channels, levels=iterations)
+        self.samplers = nn.ModuleList(PointMLP(map_channels) for _ in range(iterations))
+        sample_sizes = [5 * grid**2] + [5 * points] * (iterations - 1)
+        self.regressors = nn.ModuleList(
+            Regressor(size, width, dropout, activation) for size in sample_sizes
+        )
+        self.dense = nn.Conv2d(map_channels, 4, kernel_size=3, padding=1)
+        self.register_buffer("grid", regular_grid(grid), persistent=False)
+        sampled = farthest_point_sampling(hand.template, points)
+        self.register_buffer("sampled_vertices", sampled, persistent=False)
+        self.grid: Float[Tensor, "n 2"]
+        self.sampled_vertices: Int[Tensor, " p"]
+
+    def regress(self, features: Features, camera: Camera) -> Estimates:
+        """Return the hand after each iteration and the dense map; see the base class."""
+        maps = self.pyramid(features.grid)
+        state = mean_state(self.hand, len(features.grid))
+        points = self.grid.expand(len(features.grid), -1, -1)
+        estimates: list[HandPrediction] = []
+        for feature_map, sampler, regressor in zip(
+            maps, self.samplers, self.regressors, strict=True
+        ):
+            samples = sampler(sample_points(feature_map, points))
+            state = regressor(samples, state.detach())
+            estimates.append(decode_state(state, self.hand, camera))
+            points = self._project_mesh(estimates[-1], camera)
+        return Estimates(estimates, self.dense(maps[-1]))
+
+    @torch.no_grad()
+    def _project_mesh(self, estimate: HandPrediction, camera: Camera) -> Float[Tensor, "b p 2"]:
+        """Return where the sampled vertices lie in the crop, [-1, 1] from edge to edge."""
+        height, width = camera.image_size
+        pixels = project(estimate.vertices[:, self.sampled_vertices], camera.intrinsics)
+        return 2 * pixels / pixels.new_tensor([width, height]) - 1
+
+
+class FeaturePyramid(nn.Module):
+    """Maps of growing resolution: a 1x1 convolution on the tokens, then deconvolutions.
+
+    With a ViT/16 at 224 px the maps are PyMAF's 14, 28 and 56.
+    """
+
+    def __init__(self, channels: int, map_channels: int, levels: int) -> None:
+        super().__init__()
+        first = nn.Conv2d(channels, map_channels, kernel_size=1, bias=False)
+        stages = [nn.Sequential(first, nn.BatchNorm2d(map_channels), nn.ReLU())]
+        for _ in range(levels - 1):
+            deconvolution = nn.ConvTranspose2d(map_channels, map_channels, 4, 2, 1, bias=False)
+            stages += [nn.Sequential(deconvolution, nn.BatchNorm2d(map_channels), nn.ReLU())]
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, grid: Float[Tensor, "b c h w"]) -> list[Tensor]:
+        """Return the maps, coarse to fine."""
+        maps = []
+        for stage in self.stages:
+            grid = stage(grid)
+            maps.append(grid)
+        return maps
+
+
+class PointMLP(nn.Module):
+    """Shrinks each sampled feature to five numbers; layers 2 and 3 see the feature again.
+
+    Widths C, C/2, C/4, 5 as PyMAF's 256, 128, 64, 5 (59,141 parameters).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                nn.Linear(channels, channels // 2),
+                nn.Linear(channels // 2 + channels, channels // 4),
+                nn.Linear(channels // 4 + channels, 5),
+            ]
+        )
+
+    def forward(self, samples: Float[Tensor, "b n c"]) -> Float[Tensor, "b f"]:
+        """Return the shrunk samples, flattened channel by channel."""
+        first, second, last = self.layers
+        hidden = F.leaky_relu(first(samples))
+        hidden = F.leaky_relu(second(torch.cat([hidden, samples], dim=-1)))
+        shrunk = F.relu(last(torch.cat([hidden, samples], dim=-1)))
+        return rearrange(shrunk, "b n c -> b (c n)")
+
+
+class Regressor(nn.Module):
+    """One residual step of the state (PyMAF, section 3.1 (4) of its code's loop)."""
+
+    def __init__(self, sample_size: int, width: int, dropout: float, activation: bool) -> None:
+        super().__init__()
+        between = nn.GELU if activation else nn.Identity
+        self.hidden = nn.Sequential(
+            nn.Linear(sample_size + STATE_SIZE, width), between(), nn.Dropout(dropout),
+            nn.Linear(width, width), between(), nn.Dropout(dropout),
+        )  # fmt: skip
+        self.residual = small_linear(width, STATE_SIZE)
+
+    def forward(self, samples: Float[Tensor, "b f"], state: HandState) -> HandState:
+        """Return the refined state."""
+        return state.plus(self.residual(self.hidden(torch.cat([samples, state.flat()], dim=1))))
+
+
+def sample_points(
+    feature_map: Float[Tensor, "b c h w"], points: Float[Tensor, "b n 2"]
+) -> Float[Tensor, "b n c"]:
+    """Return bilinear samples of a map in float32.
+
+    Convention:
+        Points are (x, y), and -1 and 1 are the outer edges of the map (``align_corners=False``):
+        with the centres of a map's cells at the centres of the pixels they cover, this is where a
+        projected point lies. PyMAF's True is up to half a cell off at the border.
+    """
+    points = points.clamp(-_FARTHEST_SAMPLE, _FARTHEST_SAMPLE)
+    sampled = F.grid_sample(
+        feature_map.float(), points[:, :, None].float(), padding_mode="border", align_corners=False
+    )
+    return rearrange(sampled, "b c n 1 -> b n c")
+
+
+def regular_grid(side: int) -> Float[Tensor, "n 2"]:
+    """Return ``side * side`` points (x, y) that span [-1, 1], row by row."""
+    line = torch.linspace(-1, 1, side)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([x, y], dim=-1).flatten(0, 1)

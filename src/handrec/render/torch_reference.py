@@ -1,0 +1,227 @@
+"""The reference rasterizer: plain PyTorch on any device, written to be read and compared with."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
+
+from handrec.render.base import Attribute, Rasterizer
+
+#: Twice the area (px²) up to which a face counts as degenerate.
+DEGENERATE = 1e-6
+
+#: Low bits of a float32 depth to ignore: rounding (a relative 1e-6) must not choose between faces
+#: at the same depth.
+DEPTH_SLACK_BITS = 4
+
+#: Pixels of bounding boxes to test at a time: bounds the memory.
+FRAGMENTS_AT_ONCE = 1 << 17
+
+#: Key of a pixel that no face covers; its low 32 bits are -1.
+EMPTY = torch.iinfo(torch.int64).max
+
+
+class TorchRasterizer(Rasterizer):
+    """Bounding-box fragments, a packed z-buffer, and automatic differentiation."""
+
+    def cover(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        size: tuple[int, int],
+    ) -> Int[Tensor, "b h w"]:
+        """Return the face seen at each pixel centre, -1 for none."""
+        (height, width), face_count = size, len(faces)
+        corners = screen[:, faces].flatten(0, 1)
+        first, extent = self._bounding_boxes(corners, size)
+        keys = torch.full((len(screen) * height * width,), EMPTY, device=screen.device)
+        for meshed, x, y in _fragments(first, extent):
+            edges = edge_functions(
+                corners.index_select(0, meshed)[..., :2], torch.stack([x, y], dim=-1) + 0.5
+            )
+            inside = covers(edges).nonzero().squeeze(1)
+            image, face = meshed[inside] // face_count, meshed[inside] % face_count
+            inverse_depth = corners[meshed[inside], :, 2].reciprocal()
+            depth = _add(edges[inside]) / _add(edges[inside] * inverse_depth)
+            rank = depth.view(torch.int32).long() >> DEPTH_SLACK_BITS
+            pixel = (image * height + y[inside]) * width + x[inside]
+            keys.scatter_reduce_(0, pixel, rank << 32 | face, "amin")
+        return keys.int().view(-1, height, width)
+
+    def _bounding_boxes(
+        self, corners: Float[Tensor, "n 3 3"], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return each face's first ``(x, y)`` pixel and extent, empty where it is not drawn."""
+        limit = corners.new_tensor([size[1], size[0]])
+        drawn = (corners[..., 2] >= self.near).all(1) & corners.isfinite().flatten(1).all(1)
+        points = torch.where(drawn[:, None, None], corners[..., :2], -1.0)
+        first = (points.amin(1) - 0.5).ceil().clamp(min=0).minimum(limit).long()
+        last = (points.amax(1) - 0.5).floor().clamp(min=-1).minimum(limit - 1).long()
+        return first, (last - first + 1).clamp(min=0)
+
+    def interpolate(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+        attributes: list[Attribute],
+    ) -> list[Tensor]:
+        """Return each attribute at each pixel, ``(B, H, W, C)``, zero off the mesh."""
+        image, y, x = seen = (face_index >= 0).nonzero(as_tuple=True)
+        face = face_index[seen]
+        corners = _gather(screen, image, faces[face])
+        edges = edge_functions(corners[..., :2], torch.stack([x, y], dim=-1) + 0.5)
+        by_depth = edges / corners[..., 2]
+        weights = by_depth / by_depth.sum(-1, keepdim=True)
+        maps = []
+        for values, rows in attributes:
+            at_corners = _gather(values.float(), image, (faces if rows is None else rows)[face])
+            at_pixels = (weights[..., None] * at_corners).sum(1)
+            blank = screen.new_zeros(*face_index.shape, values.shape[-1])
+            maps.append(blank.index_put(seen, at_pixels))
+        return maps
+
+    def visibility(
+        self,
+        image: Float[Tensor, "b h w c"],
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+    ) -> Float[Tensor, "b h w c"]:
+        """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
+        flowing: Tensor = _EdgeFlux.apply(image, screen, faces, face_index)
+        return flowing
+
+
+class _EdgeFlux(torch.autograd.Function):
+    """The gradient of what is seen with respect to the edges that decide it.
+
+    Where neighbouring pixels show different faces, an edge runs between them. Moving it by d px
+    turns a share d of one pixel into the other, so the loss changes by the colour difference times
+    the incoming gradient; the surface that owns the edge is pushed by that much. This is the idea
+    of Pidhorskyi et al., "Rasterized edge gradients", ECCV 2024.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(image, screen, faces, face_index)
+        return image.view_as(image)
+
+    @staticmethod
+    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        image, screen, faces, face_index = saved
+        flux = torch.zeros_like(screen)
+        for axis in (0, 1):
+            here, there = _edge_pixels(face_index, axis)
+            push = ((image[here] - image[there]) * (grad[here] + grad[there])).sum(-1) / 2
+            sides = [_fragments_at(pixels, screen, faces, face_index) for pixels in (here, there)]
+            for fragments, others in (sides, sides[::-1]):
+                owns = _own_edge(fragments, others)
+                edges = edge_functions(fragments.corners[owns], fragments.centre[owns])
+                shares = push[owns, None] * edges / edges.sum(-1, keepdim=True)
+                rows = here[0][owns, None] * screen.shape[1] + faces[fragments.face[owns]]
+                flux.view(-1, 3)[:, axis].index_add_(0, rows.flatten(), shares.flatten())
+        return grad, flux, None, None
+
+
+class _Fragments(NamedTuple):
+    """What some pixels show: a face (-1: none), its corners on screen, the pixel's centre."""
+
+    face: Tensor
+    corners: Tensor
+    centre: Tensor
+
+
+def _edge_pixels(
+    face_index: Int[Tensor, "b h w"], axis: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return ``(image, y, x)`` of neighbours along ``axis`` (0: x) that show different faces."""
+    dim = 2 - axis
+    count = face_index.shape[dim] - 1
+    differs = face_index.narrow(dim, 0, count) != face_index.narrow(dim, 1, count)
+    image, y, x = differs.nonzero(as_tuple=True)
+    return (image, y, x), (image, y + axis, x + 1 - axis)
+
+
+def _fragments_at(
+    pixels: tuple[Tensor, ...], screen: Tensor, faces: Tensor, face_index: Tensor
+) -> _Fragments:
+    """Return what the pixels show; the corners are meaningless where they show no face."""
+    image, y, x = pixels
+    face = face_index[pixels]
+    corners = _gather(screen, image, faces[face])[..., :2]
+    return _Fragments(face, corners, torch.stack([x, y], dim=-1) + 0.5)
+
+
+def _own_edge(fragments: _Fragments, others: _Fragments) -> Tensor:
+    """Return whether the edge between neighbouring pixels belongs to the first one's face.
+
+    It does if the other pixel shows none, or a face that goes on below this one. Faces of which
+    neither goes on below the other join in one surface; if both do, they cut through each other.
+    """
+    under = covers(edge_functions(others.corners, fragments.centre))
+    over = covers(edge_functions(fragments.corners, others.centre))
+    return (fragments.face >= 0) & ((others.face < 0) | (under & ~over))
+
+
+def edge_functions(
+    corners: Float[Tensor, "n 3 2"], pixels: Float[Tensor, "n 2"]
+) -> Float[Tensor, "n 3"]:
+    """Return twice the signed area (px²) between the pixel and the edge facing each corner.
+
+    Taken relative to the pixel, an edge shared by two faces gives them exactly opposite values:
+    no pixel falls between.
+
+    Args:
+        corners: of a face, pixels.
+        pixels: a pixel's centre.
+    """
+    x, y = (corners - pixels[:, None]).unbind(-1)
+    (ax, bx, cx), (ay, by, cy) = x.unbind(-1), y.unbind(-1)
+    return torch.stack([bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx], dim=-1)
+
+
+def covers(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+    """Return whether the face covers the pixel, from either side, edges included."""
+    area = _add(edges)
+    inside = (edges * area[:, None]).amin(-1) >= 0
+    return inside & (area.abs() > DEGENERATE)
+
+
+def _add(terms: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Return the sum in a fixed order, so that every backend and device rounds alike."""
+    return terms[:, 0] + terms[:, 1] + terms[:, 2]
+
+
+def _fragments(
+    first: Int[Tensor, "n 2"], extent: Int[Tensor, "n 2"]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ``(box, x, y)`` of every pixel of every box, in chunks of bounded size."""
+    count = extent.prod(-1)
+    boxes = count.nonzero().squeeze(1)
+    chunk = (count[boxes].cumsum(0) - 1) // FRAGMENTS_AT_ONCE
+    for part in torch.split(boxes, chunk.bincount().tolist()):
+        box = part.repeat_interleave(count[part])
+        start = count[part].cumsum(0) - count[part]
+        offset = torch.arange(len(box), device=box.device)
+        offset -= start.repeat_interleave(count[part])
+        width = extent[box, 0]
+        yield box, first[box, 0] + offset % width, first[box, 1] + offset // width
+
+
+def _gather(
+    values: Float[Tensor, "b n c"], image: Int[Tensor, " m"], index: Int[Tensor, "m 3"]
+) -> Float[Tensor, "m 3 c"]:
+    """Return rows of each image's values; values of a batch of one serve every image."""
+    if values.shape[0] > 1:
+        index = index + image[:, None] * values.shape[1]
+    return values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+__all__ = ["TorchRasterizer"]

@@ -1,0 +1,80 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from handrec.errors import UserError
+from handrec.models.backbones import TimmBackbone
+
+TINY = {"name": "vit_tiny_patch16_224", "options": {"depth": 1}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "cells"),
+    [
+        (TINY, 64, 4),
+        (TINY, 96, 6),
+        ({**TINY, "stem": "conv"}, 64, 4),
+        ({"name": "vit_tiny_patch16_224", "options": {"depth": 1, "patch_size": 8}}, 64, 8),
+        ({"name": "resnet18"}, 64, 2),
+        ({"name": "convnext_atto"}, 64, 2),
+    ],
+)
+def test_any_timm_model_at_any_size(arguments, size, cells):
+    backbone = TimmBackbone(image_size=64, **arguments).eval()
+    features = backbone.encode(torch.rand(2, 3, size, size))
+    assert features.grid.shape == (2, backbone.channels, cells, cells)
+    assert features.pooled.shape == (2, backbone.channels)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_grid_cells_lie_where_their_patches_are(stem):
+    """With no block that mixes tokens, a changed corner of the image changes that cell most."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone("vit_tiny_patch16_224", 64, stem=stem, options={"depth": 0}).eval()
+    image = torch.rand(1, 3, 64, 64)
+    changed = image.clone()
+    changed[..., :16, 48:] = 0  # top right
+    difference = (backbone.encode(changed).grid - backbone.encode(image).grid).norm(dim=1)[0]
+    assert difference.argmax() == 3
+
+
+def test_pooled_is_the_class_token():
+    backbone = TimmBackbone(image_size=64, **TINY).eval()
+    image = torch.rand(1, 3, 64, 64)
+    normalised = (image - 0.5) / 0.5
+    torch.testing.assert_close(
+        backbone.encode(image).pooled, backbone.model.forward_features(normalised)[:, 0]
+    )
+
+
+def test_checkpoint_of_timm_loads_at_another_size_without_its_classifier(tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=224)
+    save_file(source.state_dict(), tmp_path / "vit.safetensors")
+    torch.save({"model": source.state_dict()}, tmp_path / "vit.pth")
+    for name in ("vit.safetensors", "vit.pth"):
+        backbone = TimmBackbone(image_size=64, checkpoint=str(tmp_path / name), **TINY)
+        torch.testing.assert_close(
+            backbone.model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight
+        )
+        assert backbone.model.pos_embed.shape[1] == 17
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "vit_tinny"}, "timm has no model 'vit_tinny'"),
+        ({"name": "resnet18", "stem": "conv"}, "resnet18 is none"),
+        ({**TINY, "checkpoint": "nowhere.pth"}, "not found: nowhere.pth"),
+        ({"name": "vit_tiny_patch16_224", "stem": "conv", "options": {"patch_size": 14}}, "power of 2"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        TimmBackbone(image_size=56, **arguments)
+
+
+def test_checkpoint_of_another_architecture_is_refused(tmp_path):
+    save_file({"nothing.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"does not fit the backbone: \d+ parameters missing"):
+        TimmBackbone("resnet18", checkpoint=str(tmp_path / "other.safetensors"))

@@ -1,0 +1,124 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from handrec.hand.openhand import OpenHand
+from handrec.models.base import Features
+from handrec.models.iterative import IterativeRegressor
+from handrec.models.pymaf import PointMLP, PyMAF, regular_grid, sample_points
+from handrec.models.state import HandState, decode_state, mean_state
+from handrec.types import Camera
+
+
+@pytest.fixture(scope="module")
+def hand():
+    return OpenHand()
+
+
+@pytest.fixture
+def camera():
+    intrinsics = torch.tensor([[300.0, 0, 60], [0, 300, 40], [0, 0, 1]])
+    return Camera(intrinsics.expand(2, 3, 3), (64, 64))
+
+
+def head_and_features(hand, **arguments):
+    torch.manual_seed(0)
+    head = PyMAF(48, hand, map_channels=32, grid=5, points=20, width=64, **arguments).eval()
+    return head, Features(torch.randn(2, 48, 4, 4), torch.randn(2, 48))
+
+
+def test_point_mlp_has_the_published_number_of_parameters():
+    assert sum(p.numel() for p in PointMLP(256).parameters()) == 59_141
+
+
+def test_point_mlp_equals_pointwise_convolutions_flattened_by_channel():
+    torch.manual_seed(0)
+    mlp, samples = PointMLP(16), torch.randn(2, 7, 16)
+    first, second, last = ((layer.weight[..., None], layer.bias) for layer in mlp.layers)
+    x = samples.mT
+    y = F.leaky_relu(F.conv1d(x, *first), 0.01)
+    y = F.leaky_relu(F.conv1d(torch.cat([y, x], 1), *second), 0.01)
+    expected = F.relu(F.conv1d(torch.cat([y, x], 1), *last)).reshape(2, -1)
+    torch.testing.assert_close(mlp(samples), expected)
+
+
+def test_published_sizes(hand):
+    head = PyMAF(384, hand)
+    sizes = [regressor.hidden[0].in_features for regressor in head.regressors]
+    assert sizes == [2205 + 109, 975 + 109, 975 + 109]
+
+
+def test_maps_double_with_every_iteration(hand):
+    head, features = head_and_features(hand)
+    assert [m.shape[-1] for m in head.pyramid(features.grid)] == [4, 8, 16]
+
+
+def test_starts_at_the_mean_hand_and_every_iteration_counts(hand, camera):
+    head, features = head_and_features(hand)
+    estimates = head.regress(features, camera)
+    assert len(estimates.iterations) == 3
+    assert estimates.dense.shape == (2, 4, 16, 16)
+    mean = decode_state(mean_state(hand, 2), hand, camera)
+    for estimate in estimates.iterations:
+        # the residuals start small, at 1 % of Xavier's gain
+        assert (estimate.vertices - mean.vertices).norm(dim=-1).mean() < 0.02
+        assert not torch.equal(estimate.pose, mean.pose)
+
+
+def test_an_iteration_sends_no_gradient_to_the_regressor_before_it(hand, camera):
+    head, features = head_and_features(hand)
+    head.regress(features, camera).iterations[2].vertices.sum().backward()
+    assert head.regressors[2].residual.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for i in (0, 1) for p in head.regressors[i].parameters())
+    assert head.pyramid.stages[0][0].weight.grad.abs().sum() > 0
+
+
+def test_sampling_looks_where_pixels_lie():
+    """A map that holds its own cell centres gives back the points it is sampled at."""
+    size = 8
+    centres = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    points = torch.rand(1, 50, 2) * 1.6 - 0.8
+    sampled = sample_points(torch.stack([x, y])[None], points)
+    torch.testing.assert_close(sampled, points, atol=1e-5, rtol=0)
+
+
+def test_samples_of_a_hand_thrown_far_off_are_finite():
+    points = torch.tensor([[[1e9, -1e9], [0.0, 0.0]]])
+    assert sample_points(torch.randn(1, 3, 4, 4), points).isfinite().all()
+
+
+def test_grid_spans_the_crop_row_by_row():
+    grid = regular_grid(21)
+    assert grid.shape == (441, 2)
+    torch.testing.assert_close(grid[:2], torch.tensor([[-1.0, -1.0], [-0.9, -1.0]]))
+    torch.testing.assert_close(grid[-1], torch.tensor([1.0, 1.0]))
+
+
+def test_mean_state_is_a_hand_that_fills_the_crop(hand, camera):
+    mean = decode_state(mean_state(hand, 2), hand, camera)
+    torch.testing.assert_close(mean.pose, hand.mean_pose.expand(2, -1, -1, -1), atol=1e-5, rtol=0)
+    # the wrist of a centred state lies in the middle of the crop, wherever the principal point is
+    torch.testing.assert_close(mean.keypoints_2d[:, 0], torch.full((2, 2), 32.0), atol=1.5, rtol=0)
+    extent = mean.keypoints_2d.amax(1) - mean.keypoints_2d.amin(1)
+    assert 20 < extent.amax() < 64
+
+
+def test_state_adds_in_float32():
+    state = HandState(torch.ones(1, 96), torch.zeros(1, 10), torch.zeros(1, 3))
+    moved = state.plus(torch.full((1, 109), 1e-3, dtype=torch.bfloat16))
+    assert moved.pose.dtype == torch.float32
+    assert moved.pose[0, 0] != 1
+
+
+def test_iterative_regressor_is_one_layer_applied_again(hand, camera):
+    torch.manual_seed(0)
+    head = IterativeRegressor(48, hand, iterations=2, width=32)
+    features = Features(torch.zeros(2, 48, 1, 1), torch.randn(2, 48))
+    once = IterativeRegressor(48, hand, iterations=1, width=32)
+    once.load_state_dict(head.state_dict())
+    first = once.regress(features, camera).iterations[-1]
+    estimates = head.regress(features, camera)
+    torch.testing.assert_close(estimates.iterations[0].vertices, first.vertices)
+    assert not torch.equal(estimates.iterations[1].vertices, first.vertices)
+    assert estimates.dense is None
