@@ -32,7 +32,7 @@ class DummyMethod(HandMethod):
         self,
         part: Part,
         lr: float = 0.1,
-        weights: DummyWeights = DummyWeights(),  # noqa: B008
+        weights: DummyWeights = DummyWeights(),
         fail: str = "",
     ) -> None:
         super().__init__()
@@ -49,7 +49,9 @@ class DummyMethod(HandMethod):
 
     def error(self, batch):
         values = batch[0]
-        return (self.readout(self.part.layer(values)) - values.mean(1, keepdim=True)).square().mean()
+        return (
+            (self.readout(self.part.layer(values)) - values.mean(1, keepdim=True)).square().mean()
+        )
 
     def training_step(self, batch, batch_idx):
         loss = self.weights.photo * self.error(batch)

@@ -2,15 +2,27 @@
 
 import sys
 import time
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
+from typing_extensions import override
 
 
 def progress_bar() -> ProgressBar:
     """Return a bar for a terminal, plain lines for anything else (a file, a pipe, CI)."""
-    return RichProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()
+    return TerminalBar() if sys.stdout.isatty() else ProgressLines()
+
+
+class TerminalBar(RichProgressBar):
+    """Lightning's bar without the run's version among the metrics."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
 
 
 class ProgressLines(ProgressBar):
@@ -38,8 +50,8 @@ class ProgressLines(ProgressBar):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
     ) -> None:
         """Print where training is, if the last line is old."""
@@ -50,24 +62,26 @@ class ProgressLines(ProgressBar):
         """Print how the epoch ended, validation included."""
         self._line(trainer, pl_module)
 
+    @override
     def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Print where an evaluation is, if the last line is old."""
         self._batches(batch_idx, trainer.num_test_batches[dataloader_idx])
 
+    @override
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -87,7 +101,8 @@ class ProgressLines(ProgressBar):
         elapsed = self._printed - self._started
         metrics = self.get_metrics(trainer, pl_module)
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {step}/{total}"]
-        parts += [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float)]
+        figures = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        parts += [f"{name} {value:.4g}" for name, value in figures.items()]
         if 0 < step < total:
             parts.append(f"{clock(elapsed * (total - step) / step)} left")
         print(" · ".join(parts), flush=True)

@@ -2,18 +2,17 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.text import Text
 
 from handrec.callbacks.progress import clock
 
 #: Files of an evaluation that are worth naming, the most readable first.
-REPORTS = ("report.html", "metrics.json", "pred.json")
+REPORTS = (("report", "report.html"), ("figures", "metrics.json"), ("submission", "pred.json"))
 
 
 class EndSummary(pl.Callback):
@@ -27,29 +26,28 @@ class EndSummary(pl.Callback):
     def __init__(self, experiment: str, console: Console | None = None) -> None:
         self.experiment = experiment
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._started = time.monotonic()
+        self._started, self._date = time.monotonic(), time.time()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
-        self._started = time.monotonic()
+        self._started, self._date = time.monotonic(), time.time()
 
     @rank_zero_only
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Print the summary; the last hook of a command that ended well."""
         rows = {"fit": self.fit_rows, "predict": self.predict_rows}.get(stage, self.test_rows)
-        lines = [(Text(name, "bold"), value) for name, value in rows(trainer)]
+        lines = rows(trainer)
         width = 2 + max(len(name) for name, _ in lines)
         self.console.print()
         for name, value in lines:  # no table: it would cut long paths short on a narrow terminal
-            name.pad_right(width - len(name))
-            self.console.print(name + value)
+            self.console.print(Text.assemble((name.ljust(width), "bold"), value))
 
     def fit_rows(self, trainer: pl.Trainer) -> list[tuple[str, str]]:
         """Return what a training has to say."""
         state = "stopped" if trainer.interrupted else "trained"
         done = f"{trainer.global_step} steps, {trainer.current_epoch} epochs"
         rows = [(state, f"{self.experiment}: {done} in {self._elapsed()}")]
-        rows += [best_row(callback) for callback in checkpoints(trainer) if callback.best_model_path]
+        rows += best_rows(trainer)
         if trainer.log_dir and Path(trainer.log_dir).is_dir():
             rows.append(("run", str(relative(Path(trainer.log_dir)))))
         if trainer.interrupted:
@@ -57,40 +55,42 @@ class EndSummary(pl.Callback):
         return [*rows, ("next", f"make eval EXP={self.experiment}")]
 
     def test_rows(self, trainer: pl.Trainer) -> list[tuple[str, str]]:
-        """Return what an evaluation has to say."""
+        """Return what an evaluation has to say: where its report lies, or its figures."""
         rows = [("evaluated", f"{self.experiment} in {self._elapsed()}")]
-        log_dir = Path(trainer.log_dir) if trainer.log_dir else None
-        reports = [log_dir / name for name in REPORTS if (log_dir / name).is_file()] if log_dir else []
-        if not reports:
-            metrics = trainer.callback_metrics.items()
-            rows += [(str(name), f"{float(value):.4g}") for name, value in metrics]
-        if log_dir:
-            rows.append(("results", str(relative(log_dir))))
-        rows += [("", str(relative(path))) for path in reports]
+        found = self._reports(Path(trainer.log_dir or "."))
+        if found:
+            rows += [(name, str(relative(path))) for name, path in found]
+        else:
+            figures = trainer.callback_metrics.items()
+            rows += [(str(name), f"{float(value):.4g}") for name, value in figures]
         return [*rows, ("next", f"make predict EXP={self.experiment} INPUT=<image or folder>")]
+
+    def _reports(self, run: Path) -> list[tuple[str, Path]]:
+        """Return the files this evaluation wrote that are worth opening."""
+        paths = [(name, path) for name, file in REPORTS for path in run.glob(f"eval/*/{file}")]
+        return [(name, path) for name, path in paths if path.stat().st_mtime >= self._date - 1]
 
     def predict_rows(self, trainer: pl.Trainer) -> list[tuple[str, str]]:
         """Return what a prediction has to say: which files there are now, and how many."""
         rows = [("predicted", f"with {self.experiment} in {self._elapsed()}")]
         for out in outputs(trainer):
-            rows.append(("files", str(out)))
-            rows += [("", f"{count} {kind}") for kind, count in count_files(out)]
+            counts = ", ".join(f"{count} {kind}" for kind, count in count_files(out))
+            rows.append(("files", f"{relative(out)}/ holds {counts or 'nothing'}"))
         return rows
 
     def _elapsed(self) -> str:
         return clock(time.monotonic() - self._started)
 
 
-def checkpoints(trainer: pl.Trainer) -> list[Any]:
-    """Return the callbacks that keep checkpoints."""
-    return list(trainer.checkpoint_callbacks)
-
-
-def best_row(callback: Any) -> tuple[str, str]:
-    """Return the best value of the monitored metric and where its checkpoint lies."""
-    score = callback.best_model_score
-    value = f"{callback.monitor} {float(score):.4g}: " if isinstance(score, torch.Tensor) else ""
-    return "best", f"{value}{relative(Path(callback.best_model_path))}"
+def best_rows(trainer: pl.Trainer) -> list[tuple[str, str]]:
+    """Return the best value of each monitored metric and where its checkpoint lies."""
+    rows = []
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+            score = callback.best_model_score
+            value = "" if score is None else f"{callback.monitor} {float(score):.4g}: "
+            rows.append(("best", f"{value}{relative(Path(callback.best_model_path))}"))
+    return rows
 
 
 def outputs(trainer: pl.Trainer) -> list[Path]:

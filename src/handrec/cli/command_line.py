@@ -103,5 +103,6 @@ def photo_arguments(own: dict[str, str]) -> Iterator[str]:
     yield f"--data.input={own['input']}"
     if "boxes" in own:
         yield f"--data.boxes={own['boxes']}"
+    yield "--trainer.devices=1"
     yield f"--trainer.callbacks+={WRITER}"
     yield f"--trainer.callbacks.out={own.get('out', 'predictions')}"

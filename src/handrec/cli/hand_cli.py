@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from handrec.callbacks.progress import progress_bar
 from handrec.callbacks.summary import EndSummary
@@ -40,7 +40,7 @@ class RunConfig(SaveConfigCallback):
     @cached_property
     def text(self) -> str:
         """The configuration as YAML."""
-        return self.parser.dump(self.config, skip_none=False)
+        return str(self.parser.dump(self.config, skip_none=False))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -65,14 +65,16 @@ class HandCLI(LightningCLI):
             args=args,
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+    def init_parser(self, **kwargs: object) -> LightningArgumentParser:
         """Return a parser that raises its errors and takes no abbreviated keys."""
         return super().init_parser(**kwargs, exit_on_error=False, allow_abbrev=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare what a configuration holds beside trainer, model and data."""
         parser.add_argument("--name", type=str, default="debug", help="of the experiment")
-        parser.add_argument("--dataset", type=str, default="custom", help="name of the DATA overlay")
+        parser.add_argument(
+            "--dataset", type=str, default="custom", help="name of the DATA overlay"
+        )
         parser.add_argument("--scale", type=str, default="custom", help="name of the SCALE overlay")
         parser.add_argument(
             "--bases", type=list[str], default=[], help="configurations to inherit, in a file only"
@@ -80,7 +82,7 @@ class HandCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+    def setup_parser(self, *args: object, **kwargs: object) -> None:
         """Build the parsers; unpickle nothing but weights, leave tables to our own reports."""
         super().setup_parser(*args, **kwargs)
         for name, parser in self._subcommand_parsers.items():
@@ -88,7 +90,7 @@ class HandCLI(LightningCLI):
             if name in ("validate", "test"):
                 parser.set_defaults(verbose=False)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; the configuration saved with a run stands alone."""
         self.config = parser.parse_args(args)
         self.config[self.config.subcommand].bases = []
@@ -99,7 +101,8 @@ class HandCLI(LightningCLI):
     @property
     def chosen(self) -> Namespace:
         """The configuration of the subcommand that runs."""
-        return self.config[self.subcommand]
+        config: Namespace = self.config[self.subcommand]
+        return config
 
     @property
     def logs(self) -> Path:
@@ -119,29 +122,37 @@ class HandCLI(LightningCLI):
         if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):
             check_checkpoint(Path(path), self.chosen.model.class_path)
 
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+    def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         """Return the trainer with our loggers and callbacks, unless the user chose others."""
         trainer = self.config_init[self.subcommand].trainer
         callbacks = trainer.callbacks or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if trainer.enable_progress_bar is not False:
-            callbacks += [] if any(isinstance(c, ProgressBar) for c in callbacks) else [progress_bar()]
+            callbacks += (
+                [] if any(isinstance(c, ProgressBar) for c in callbacks) else [progress_bar()]
+            )
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
             callbacks.append(self.config_init[self.subcommand].checkpoint)
         callbacks.append(EndSummary(self.chosen.name))
-        if trainer.logger is None and not trainer.fast_dev_run:
-            kwargs["logger"] = self.default_loggers()
+        if self.subcommand == "fit" and trainer.logger is None and not trainer.fast_dev_run:
+            mirror = self.chosen.scale != "smoke"
+            kwargs["logger"] = loggers.run_loggers(self.logs, self.chosen.name, mirror=mirror)
+        if self.subcommand != "fit":
+            kwargs.update(self.inside_run(trainer))
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
-    def default_loggers(self) -> Any:
-        """Return the loggers of a command that names none."""
-        config = self.chosen
-        if self.subcommand == "fit":
-            return loggers.training_loggers(self.logs, config.name, mirror=config.scale != "smoke")
-        fallback = self.logs / config.name
-        return loggers.evaluation_logger(
-            str(self.subcommand), config.dataset, config.ckpt_path, fallback
-        )
+    def inside_run(self, trainer: Namespace) -> dict[str, Any]:
+        """Return trainer options that make an evaluation write into the run it evaluates.
+
+        Without a logger `trainer.log_dir` is the root directory; the run's own metrics and
+        configuration stay as the training left them.
+        """
+        self.save_config_callback = None
+        if trainer.logger is not None:
+            return {}
+        path = self.chosen.ckpt_path
+        run = runs.run_of(Path(path)) if path else None
+        return {"logger": False, "default_root_dir": run or self.logs / self.chosen.name}
 
 
 def check_checkpoint(path: Path, class_path: str) -> None:

@@ -11,10 +11,10 @@ from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from handrec.cli import experiments, runs
+from handrec.cli import experiments
 from handrec.errors import UserError
 
-#: A checkpoint of a ViT-B with its optimizer is larger than this; a disk with less is as good as full.
+#: One checkpoint of a ViT-B is larger than this: a disk with less is as good as full.
 FREE_BYTES = 200_000_000
 
 
@@ -32,7 +32,7 @@ def check_writable(directory: Path) -> None:
         raise UserError(f"{directory} is on a full disk: {free // 10**6} MB free, {wanted} wanted")
 
 
-def training_loggers(logs: Path, name: str, *, mirror: bool) -> list[Logger]:
+def run_loggers(logs: Path, name: str, *, mirror: bool) -> list[Logger]:
     """Return a training's loggers: CSV first, because the first one owns the run directory.
 
     Args:
@@ -42,20 +42,9 @@ def training_loggers(logs: Path, name: str, *, mirror: bool) -> list[Logger]:
     """
     csv = CSVLogger(logs, name=name)
     mode = wandb_mode() if mirror else "disabled"
-    return [csv] if mode == "disabled" else [csv, wandb_logger(csv, name, offline=mode == "offline")]
-
-
-def evaluation_logger(subcommand: str, dataset: str, ckpt_path: str | None, fallback: Path) -> Logger:
-    """Return the logger of an evaluation, which lies inside the run: `test/<data>/version_<n>/`.
-
-    Args:
-        subcommand: validate, test or predict.
-        dataset: the data set's name.
-        ckpt_path: of the run; a checkpoint elsewhere has its evaluations in `fallback`.
-        fallback: `lightning_logs/<experiment>`.
-    """
-    run = runs.run_of(Path(ckpt_path)) if ckpt_path else None
-    return CSVLogger(run or fallback, name=f"{subcommand}/{dataset}")
+    return (
+        [csv] if mode == "disabled" else [csv, wandb_logger(csv, name, offline=mode == "offline")]
+    )
 
 
 def wandb_logger(csv: CSVLogger, name: str, *, offline: bool) -> Logger:

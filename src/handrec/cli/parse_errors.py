@@ -63,12 +63,16 @@ def suggestion(class_path: str, key: str) -> str:
 
 def reason(message: str) -> str:
     """Return why a value was refused: the alternatives it failed, or the last telling line."""
-    expected = [readable(text) for text in re.findall(r"Expected an? (.+?)(?:\. Got|$)", message, re.M)]
+    expected = [
+        readable(text) for text in re.findall(r"Expected an? (.+?)(?:\. Got|$)", message, re.M)
+    ]
     lines = [line.strip(" -") for line in message.splitlines() if not NOISE.search(line)]
     telling = [line for line in lines if line and not line.startswith("Expected a")]
     if telling:
         return re.sub(r"^Parser key \"[^\"]+\": ?", "", telling[-1])
-    given = re.findall(r"Got value: (.+)$", message, re.M) or re.findall(r"val='?(.*?)'?\)$", message)
+    given = re.findall(r"Got value: (.+)$", message, re.M) or re.findall(
+        r"val='?(.*?)'?\)$", message
+    )
     given = given or re.findall(r"Given value: (.+)$", message, re.M)
     wanted = " or ".join(dict.fromkeys(name for name in expected if name != "NoneType"))
     value = f", got {given[-1]}" if given else ""

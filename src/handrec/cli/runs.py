@@ -54,9 +54,8 @@ def latest(experiment: str | None = None) -> Path:
     if not own:
         others = sorted({run.experiment for run in runs})
         there = f" (there are runs of {', '.join(others)})" if others else ""
-        raise UserError(
-            f"no run of '{experiment}' in {LOGS}/{there}: train it with `make train EXP={experiment}`"
-        )
+        how = f"train it with `make train EXP={experiment}`"
+        raise UserError(f"no run of '{experiment}' in {LOGS}/{there}: {how}")
     return own[-1].path
 
 

@@ -1,0 +1,81 @@
+# Everything a user types. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+STAMP := $(VENV)/.stamp
+BIN := $(VENV)/bin
+# Programs that PATH may lack; PYTHON=... names another one.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+EXPERIMENTS = $(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml))
+# What follows EXP= and its kin, as options of the handrec command.
+CHOICES = $(if $(DATA),--dataset="$(DATA)") $(if $(CKPT),--ckpt_path="$(CKPT)")
+
+.PHONY: help setup train eval predict test lint bench results sweep clean need-exp need-run need-input need-sweep
+
+help: ## list the targets
+	@echo "usage: make TARGET [EXP=...] [DATA=synthetic] [SCALE=smoke|cpu|gpu|paper] [ARGS='--trainer.max_epochs=3 ...']"
+	@echo
+	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  %-9s%s\n", $$1, $$2}'
+	@echo
+	@echo "experiments: $(if $(EXPERIMENTS),$(EXPERIMENTS),none)"
+
+setup: $(STAMP) ## install everything into .venv (every other target does this on first use)
+	@echo "$(VENV) is up to date"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "handrec needs Python 3.11 or newer with its venv module: install it (Debian, Ubuntu: apt install python3.11-venv) or say PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up $(VENV) with $(PYTHON): once, some minutes"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(VENV) has a Python older than 3.11: remove it, or say PYTHON=/path/to/python3.11"; exit 1; }
+	@$(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet) -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+need-exp:
+	@test -n "$(EXP)" || { echo "usage: make train EXP=<experiment> [DATA=...] [SCALE=smoke|cpu|gpu|paper] [CKPT=...] [ARGS=...]; there is $(if $(EXPERIMENTS),$(EXPERIMENTS),none)"; exit 2; }
+
+need-run:
+	@test -n "$(EXP)$(CKPT)" || { echo "usage: make eval EXP=<experiment or run directory> [CKPT=...] [DATA=...] [ARGS=...]; there is $(if $(EXPERIMENTS),$(EXPERIMENTS),none)"; exit 2; }
+
+need-input:
+	@test -n "$(INPUT)" || { echo "usage: make predict INPUT=<image or folder> [BOXES=file.json] [EXP=...] [CKPT=...] [OUT=predictions] [ARGS=...]"; exit 2; }
+
+need-sweep:
+	@test -n "$(SWEEP)" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml>"; exit 2; }
+
+train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim
+	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(CHOICES) $(ARGS)
+
+eval: need-run $(STAMP) ## evaluate the latest run: make eval EXP=handmim [CKPT=...] [DATA=...]
+	@$(BIN)/handrec test $(if $(EXP),--run="$(EXP)") $(CHOICES) $(ARGS)
+
+predict: need-input $(STAMP) ## reconstruct photos: make predict INPUT=photos/ [BOXES=file.json] [EXP=...] [CKPT=...]
+	@$(BIN)/handrec predict $(if $(EXP),--run="$(EXP)") --input="$(INPUT)" $(if $(BOXES),--boxes="$(BOXES)") $(if $(OUT),--out="$(OUT)") $(CHOICES) $(ARGS)
+
+test: $(STAMP) ## run the tests, two at a time
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP) ## check style, types and spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/codespell $(or $(shell git ls-files 2>/dev/null),src tests)
+
+bench: $(STAMP) ## measure: every benchmark writes results/bench/<name>.json
+	@for file in benchmarks/[!_]*.py; do test -e "$$file" || continue; \
+	  name=$$(basename "$$file" .py); echo "== $$name"; \
+	  $(BIN)/python "$$file" --out "results/bench/$$name.json" $(ARGS); done
+
+results: $(STAMP) ## write the tables and plots in docs/results/ from results/
+	@$(BIN)/handrec results $(ARGS)
+
+sweep: need-sweep $(STAMP) ## start a W&B sweep here: make sweep SWEEP=handmim_lr (needs `wandb login`)
+	@PATH="$(abspath $(BIN)):$$PATH" && agent=$$(wandb sweep --project handrec "experiments/sweeps/$(SWEEP).yaml" 2>&1 | tee /dev/stderr | sed -n 's/.*wandb agent //p') && wandb agent $$agent
+
+clean: ## remove caches and builds; runs, predictions and .venv stay
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
+	@find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
