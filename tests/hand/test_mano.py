@@ -283,7 +283,7 @@ def test_axes_are_frames_and_bend_closes_the_hand(mano: Mano) -> None:
             assert moved[1] + moved[2] < -0.003  # towards the palm and the other fingers
         else:
             assert moved[1] < -0.003  # towards the palm
-            assert axes[k, 2, 2] > 0.9  # about +z, as the contract says
+            assert axes[k, 2, 2] > 0.85  # about +z, as the contract says
 
 
 def test_limits_hold_the_rest_pose(mano: Mano) -> None:

@@ -6,7 +6,6 @@ Each examination returns findings and never raises; nothing here uses the networ
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options: there are none."""
 
 
-def run(args: argparse.Namespace) -> int:  # noqa: ARG001 -- every tool has this signature
+def run(args: argparse.Namespace) -> int:
     """Print all findings; return 1 if something essential is broken, else 0."""
     from rich.console import Console
     from rich.markup import escape
@@ -66,20 +65,17 @@ def run(args: argparse.Namespace) -> int:  # noqa: ARG001 -- every tool has this
             console.print(f"  {line}", soft_wrap=True)
             if finding.remedy:
                 console.print(f"       -> {escape(finding.remedy)}", style="dim", soft_wrap=True)
-    console.print(f"\n{broken} essential things are broken." if broken else "\nReady to run.")
+    console.print(f"\nBroken, and essential: {broken}." if broken else "\nReady to run.")
     return 1 if broken else 0
 
 
 def machine() -> Iterator[Finding]:
     """Examine Python, PyTorch and CUDA."""
-    version = platform.python_version()
-    if sys.version_info >= (3, 11):
-        yield Finding("ok", "Python", f"{version}, {platform.platform()}")
-    else:
-        yield Finding("broken", "Python", version, "use Python 3.11 or newer")
+    yield Finding("ok", "Python", f"{platform.python_version()}, {platform.platform()}")
     try:
         import torch
-        import torchvision
+
+        torchvision = import_module("torchvision")
     except Exception as error:  # a mismatched pair fails in many ways
         remedy = "install a matching pair: https://pytorch.org/get-started"
         yield Finding("broken", "PyTorch", _line(error), remedy)
@@ -124,13 +120,14 @@ def rasterizers() -> Iterator[Finding]:
     """Draw a triangle with each backend on each device, and see whether it is there."""
     working = 0
     for name, (module, class_name) in RASTERIZERS.items():
-        try:
-            devices = _working_devices(getattr(import_module(module), class_name)())
-        except Exception as error:  # a backend can fail in any way; the others may still work
-            yield Finding("note", name, f"not available: {_line(error)}")
-        else:
-            working += 1
-            yield Finding("ok", name, f"draws on {' and '.join(devices)}")
+        for device in ("cpu", "cuda") if _cuda() else ("cpu",):
+            try:
+                _draw_triangle(getattr(import_module(module), class_name)(), device)
+            except Exception as error:  # a backend can fail in any way; the others may still work
+                yield Finding("note", f"{name} on {device}", f"not available: {_line(error)}")
+            else:
+                working += 1
+                yield Finding("ok", f"{name} on {device}", "draws")
     if not working:
         remedy = "reinstall handrec and warp-lang; the reasons are above"
         yield Finding("broken", "rasterizer", "none works", remedy)
@@ -144,30 +141,35 @@ def rasterizers() -> Iterator[Finding]:
         yield Finding("note", "nvdiffrast", "not installed (optional)", remedy)
 
 
-def _working_devices(rasterizer: "Rasterizer") -> list[str]:
-    """Return the devices that a triangle and its gradient come out right on; raise if one fails."""
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _draw_triangle(rasterizer: "Rasterizer", device: str) -> None:
+    """Draw a triangle; raise unless it and its gradient come out right."""
     import torch
 
     from handrec.render.base import Attribute
     from handrec.types import Camera
 
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    for device in devices:
-        corners = [[[-0.5, -0.5, 1.0], [0.5, -0.5, 1.0], [0.0, 0.5, 1.0]]]
-        vertices = torch.tensor(corners, device=device, requires_grad=True)
-        intrinsics = torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]])
-        rendering = rasterizer.to(device).render(
-            vertices,
-            torch.tensor([[0, 1, 2]], device=device),
-            {"colour": Attribute(torch.ones(1, 3, 3, device=device))},
-            Camera(intrinsics.to(device), (8, 8)),
-            lambda attributes: attributes["colour"],
-        )
-        rendering.mask.sum().backward()
-        mask, gradient = rendering.mask[0, 0], vertices.grad
-        if mask[4, 4] != 1 or mask[7, 0] != 0 or gradient is None or not gradient.isfinite().all():
-            raise RuntimeError(f"draws a wrong triangle on {device}")
-    return devices
+    corners = [[[-0.5, -0.5, 1.0], [0.5, -0.5, 1.0], [0.0, 0.5, 1.0]]]
+    vertices = torch.tensor(corners, device=device, requires_grad=True)
+    intrinsics = torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]], device=device)
+    rendering = rasterizer.to(device).render(
+        vertices,
+        torch.tensor([[0, 1, 2]], device=device),
+        {"colour": Attribute(torch.ones(1, 3, 3, device=device))},
+        Camera(intrinsics, (8, 8)),
+        lambda attributes: attributes["colour"],
+    )
+    mask = rendering.mask[0, 0]
+    if mask[4, 4] != 1 or mask[7, 0] != 0:
+        raise RuntimeError("draws a wrong triangle")
+    (gradient,) = torch.autograd.grad(mask.sum(), vertices)
+    if not gradient.isfinite().all() or gradient[0, 2, 1] <= 0:
+        raise RuntimeError("gives a wrong gradient")  # a lower tip makes a bigger triangle
 
 
 def files() -> Iterator[Finding]:
