@@ -18,7 +18,7 @@ DEGENERATE = 1e-6
 DEPTH_SLACK_BITS = 4
 
 #: Pixels of bounding boxes to test at a time: bounds the memory.
-FRAGMENTS_AT_ONCE = 1 << 20
+FRAGMENTS_AT_ONCE = 1 << 17
 
 #: Key of a pixel that no face covers; its low 32 bits are -1.
 EMPTY = torch.iinfo(torch.int64).max
@@ -39,7 +39,9 @@ class TorchRasterizer(Rasterizer):
         first, extent = self._bounding_boxes(corners, size)
         keys = torch.full((len(screen) * height * width,), EMPTY, device=screen.device)
         for meshed, x, y in _fragments(first, extent):
-            edges = edge_functions(corners[meshed, :, :2], torch.stack([x, y], dim=-1) + 0.5)
+            edges = edge_functions(
+                corners.index_select(0, meshed)[..., :2], torch.stack([x, y], dim=-1) + 0.5
+            )
             inside = covers(edges).nonzero().squeeze(1)
             image, face = meshed[inside] // face_count, meshed[inside] % face_count
             inverse_depth = corners[meshed[inside], :, 2].reciprocal()
@@ -181,8 +183,8 @@ def edge_functions(
         pixels: a pixel's centre.
     """
     x, y = (corners - pixels[:, None]).unbind(-1)
-    following, preceding = [1, 2, 0], [2, 0, 1]
-    return x[:, following] * y[:, preceding] - y[:, following] * x[:, preceding]
+    (ax, bx, cx), (ay, by, cy) = x.unbind(-1), y.unbind(-1)
+    return torch.stack([bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx], dim=-1)
 
 
 def covers(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:

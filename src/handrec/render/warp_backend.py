@@ -1,8 +1,10 @@
 """The default rasterizer: Warp kernels, on CPU and CUDA."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -30,7 +32,7 @@ class WarpRasterizer(Rasterizer):
     ) -> Int[Tensor, "b h w"]:
         """Return the face seen at each pixel centre, -1 for none."""
         keys = torch.full((len(screen), *size), EMPTY, device=screen.device)
-        inputs = [screen, faces.int(), self.near]
+        inputs: list[Tensor | float] = [screen, faces.int(), self.near]
         _launch("cover", (len(screen), len(faces)), inputs, [keys])
         return keys.int()
 
@@ -75,7 +77,7 @@ class _Weigh(torch.autograd.Function):
     def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         screen, _, face_index = saved
-        screen_grad = torch.zeros_like(screen)
+        screen_grad = screen.new_zeros(screen.shape)
         _launch("weigh_backward", face_index.shape, [*saved, grad], [screen_grad])
         return screen_grad, None, None
 
@@ -99,7 +101,7 @@ class _Blend(torch.autograd.Function):
         images = len(face_index) if ctx.needs_input_grad[0] else 0
         # One gradient per image even of shared values: images may run on different threads.
         values_grad = values.new_zeros(images, *values.shape[1:])
-        weights_grad = torch.zeros_like(weights)
+        weights_grad = weights.new_zeros(weights.shape)
         _launch("blend_backward", face_index.shape, [*saved, grad], [values_grad, weights_grad])
         if len(values) < images:
             values_grad = values_grad.sum(0, keepdim=True)
@@ -120,24 +122,41 @@ class _EdgeFlux(torch.autograd.Function):
     def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         screen, _, face_index, _ = saved
-        screen_grad = torch.zeros_like(screen)
+        screen_grad = screen.new_zeros(screen.shape)
         _launch("edge_flux", face_index.shape, [*saved, grad], [screen_grad])
         return grad, screen_grad, None, None
 
 
 @cache
 def _kernels(device: torch.device) -> ModuleType:
-    """Return the kernels, compiled for the device, without Warp's greetings."""
+    """Return the kernels, compiled for the device."""
     import warp as wp
 
-    if wp.config.log_level == wp.LOG_INFO:
-        wp.config.log_level = wp.LOG_ERROR  # a machine without CUDA is no reason for a warning
-        wp.init()
+    if wp.config.log_level == wp.LOG_INFO:  # the default: a greeting, and a line per module
         wp.config.log_level = wp.LOG_WARNING
+    with _no_driver_warning():
+        wp.init()
     from handrec.render import warp_kernels
 
     wp.load_module(warp_kernels, device=wp.device_from_torch(device))
     return warp_kernels
+
+
+@contextmanager
+def _no_driver_warning() -> Iterator[None]:
+    """Close the process's stderr: where there is no GPU, Warp's native code warns of it."""
+    if torch.cuda.is_available():
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 @cache
@@ -165,18 +184,20 @@ def _launch(
     if 0 in shape:
         return
     kernel = getattr(_kernels(device), name)
+    # The tensors must outlive the launch: Warp's views of them do not hold them.
+    tensors = [x.detach().contiguous() if isinstance(x, Tensor) else x for x in (*inputs, *outputs)]
     types = [argument.type for argument in kernel.adj.args]
-    before = [_as_warp(value, of) for value, of in zip(inputs, types, strict=False)]
-    after = [_as_warp(value, of) for value, of in zip(outputs, types[-len(outputs) :], strict=True)]
+    del types[len(inputs)]  # the first image
+    views = [_as_warp(x, of) for x, of in zip(tensors, types, strict=True)]
+    before, after = views[: len(inputs)], views[len(inputs) :]
 
     def run(first: int, last: int) -> None:
-        shares = (last - first, *elements)
-        arguments = [*before, first, *after]
-        wp.launch(kernel, shares, arguments, device=wp_device, stream=stream)
+        share = (last - first, *elements)
+        wp.launch(kernel, share, [*before, first, *after], device=wp_device, stream=stream)
 
     wp_device, stream = wp.device_from_torch(device), None
     if device.type == "cuda":
-        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+        stream = wp.stream_from_torch(device)
     threads = min(images, torch.get_num_threads()) if device.type == "cpu" else 1
     if threads == 1:
         run(0, images)
@@ -185,10 +206,8 @@ def _launch(
     list(_pool().map(run, bounds[:-1], bounds[1:]))
 
 
-def _as_warp(value: Tensor | float, of: Any) -> Any:  # noqa: ANN401 (Warp's own types)
-    """Return a tensor as Warp's view of it, of the element type that the kernel declares."""
+def _as_warp(value: Tensor | float, of: Any) -> Any:
+    """Return Warp's view of a tensor, of the element type that the kernel declares."""
     import warp as wp
 
-    if not isinstance(value, Tensor):
-        return value
-    return wp.from_torch(value.detach().contiguous(), dtype=of.dtype, return_ctype=True)
+    return wp.from_torch(value, of.dtype, return_ctype=True) if isinstance(value, Tensor) else value

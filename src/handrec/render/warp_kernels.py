@@ -7,8 +7,6 @@ has to be the same on every device, and opposite on the two sides of an edge. Gr
 to, in whichever order the threads come.
 """
 
-# ruff: noqa: PLR0917 (a kernel's arguments are positional)
-
 from typing import no_type_check
 
 import warp as wp

@@ -1,0 +1,293 @@
+"""Writes what ``predict`` finds in photos: overlays, meshes, parameters."""
+
+import json
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from handrec.data.crops import read_image
+from handrec.data.photos import PhotoHand, Photos
+from handrec.errors import UserError
+from handrec.geometry.rotations import matrix_to_axis_angle
+from handrec.methods.base import HandMethod
+from handrec.render.base import Rasterizer
+from handrec.types import HandBatch, HandPrediction
+from handrec.viz.mesh_export import export_mesh
+from handrec.viz.overlay import draw_mesh, draw_skeleton
+
+COLOURS = {"right": (120, 170, 235), "left": (240, 170, 110)}
+
+CONVENTIONS = {
+    "frame": "camera of the whole photo, OpenCV: x right, y down, z forward; metres",
+    "pixels": "of the photo turned upright by EXIF; pixel centres at integer + 0.5",
+    "joints": "21 in FreiHAND order: wrist, then thumb to little finger from base to tip",
+    "pose": "16 joints in MANO order, absolute (mean pose added), relative to the parent, joint 0 "
+    "to the camera; of a left hand: for the mirrored right hand model",
+    "meshes": ".obj and .ply in the frame above; .glb y up, z backward (glTF)",
+}
+
+DEPTH_NOTE = {
+    True: "K was given. One view cannot tell a small near hand from a large far one: depth and "
+    "size carry the error of the estimated hand size.",
+    False: "K was not given: focal length assumed to be the image diagonal. Depth is wrong by as "
+    "much as the focal length is; positions in the image are not affected.",
+}
+
+
+class FoundHand(NamedTuple):
+    """One predicted hand in the frame and pixels of its photo; a left one is a left hand again.
+
+    Attributes:
+        item: where it was looked for.
+        vertices: metres, camera frame.
+        faces: counter-clockwise seen from outside.
+        joints: metres, camera frame.
+        keypoints_2d: pixels of the photo.
+        pose: absolute rotations of the 16 kinematic joints.
+        betas: shape coefficients.
+        translation: metres.
+    """
+
+    item: PhotoHand
+    vertices: Float[Tensor, "v 3"]
+    faces: Int[Tensor, "f 3"]
+    joints: Float[Tensor, "21 3"]
+    keypoints_2d: Float[Tensor, "21 2"]
+    pose: Float[Tensor, "16 3 3"]
+    betas: Float[Tensor, " 10"]
+    translation: Float[Tensor, " 3"]
+
+
+def place_in_photo(
+    prediction: HandPrediction,
+    index: int,
+    item: PhotoHand,
+    faces: Int[Tensor, "f 3"],
+    crop_to_image: Float[Tensor, "3 3"],
+) -> FoundHand:
+    """Return one hand of a batch in the frame of its photo, on the CPU in float32.
+
+    The camera of a crop is the photo's (``K_crop = A^-1 K``), so that a right hand is in place
+    already and a left one needs its mirror image: with ``M = diag(-1, 1, 1)`` points become
+    ``M x``, rotations ``M R M`` (axis-angle ``(x, -y, -z)``), and faces turn round so that their
+    normals still point outwards.
+
+    Args:
+        prediction: of a batch, each hand as seen in its crop.
+        index: of the hand in the batch.
+        item: the hand's.
+        faces: of the (right) hand model.
+        crop_to_image: the hand's affine.
+    """
+    vertices, joints, keypoints, pose, betas, translation = (
+        field[index].detach().float().cpu() for field in prediction[:6]
+    )
+    faces, affine = faces.cpu(), crop_to_image.float().cpu()
+    if item.side == "left":
+        mirror = torch.tensor([-1.0, 1.0, 1.0])
+        vertices, joints, translation = vertices * mirror, joints * mirror, translation * mirror
+        pose = pose * mirror[:, None] * mirror
+        faces = faces.flip(-1)
+    keypoints = keypoints @ affine[:2, :2].T + affine[:2, 2]
+    return FoundHand(item, vertices, faces, joints, keypoints, pose, betas, translation)
+
+
+def output_names(names: Sequence[str]) -> dict[str, str]:
+    """Return the stem of the output files of each photo, folders kept.
+
+    Where two photos differ by their suffix alone, all keep it: ``a.jpg`` gives
+    ``a.jpg_overlay.png``.
+    """
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
+    # Lower case: some file systems take A and a for the same.
+    unique = len({stem.lower() for stem in stems}) == len(stems)
+    return dict(zip(names, stems if unique else names, strict=True))
+
+
+class PredictionWriter(pl.Callback):
+    """Writes the hands that ``predict`` finds in :class:`~handrec.data.photos.Photos`.
+
+    For each photo: ``<stem>_overlay.png``, the photo with every hand's mesh and skeleton (right
+    hands blue, left ones orange); ``<stem>.json``, every hand's parameters; ``<stem>_<i>.obj`` and
+    so on, the meshes. Everything is in the pixels and the camera frame of the whole photo.
+
+    Args:
+        out: folder, made if missing; files of the same name are replaced.
+        formats: of the meshes.
+        rasterizer: draws the overlays; None takes ``warp``.
+    """
+
+    def __init__(
+        self,
+        out: str = "predictions",
+        formats: Sequence[Literal["obj", "glb", "ply"]] = ("obj", "glb"),
+        rasterizer: Rasterizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.out, self.rasterizer = Path(out), rasterizer
+        self.formats: tuple[str, ...] = tuple(formats)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work before anything is predicted."""
+        if stage != "predict":
+            return
+        if trainer.world_size > 1:
+            raise UserError("predict writes from one process: use --trainer.devices=1")
+        photos = _photos(trainer)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.out):
+                pass
+        except OSError as error:
+            raise UserError(f"{self.out}: cannot write here ({error.strerror})") from error
+        for item in photos.items:
+            if item.path.resolve().is_relative_to(self.out.resolve()):
+                raise UserError(f"{item.path} lies in the output folder: choose another out")
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count what is to come."""
+        items = _photos(trainer).items
+        self._stems = output_names(list(dict.fromkeys(item.name for item in items)))
+        self._missing = Counter(item.name for item in items)
+        self._found: defaultdict[str, list[FoundHand]] = defaultdict(list)
+        self._written, self._hands = 0, 0
+        self._broken: list[str] = []
+
+    def on_predict_batch_end(  # noqa: PLR0917 (Lightning's signature)
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: HandPrediction,
+        batch: HandBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take the hands of a batch; write each photo as soon as its last hand is there."""
+        assert isinstance(pl_module, HandMethod)
+        items = _photos(trainer).items
+        for index, sample in enumerate(batch.sample_id.tolist()):
+            affine = batch.crop_to_image[index]
+            hand = place_in_photo(outputs, index, items[sample], pl_module.hand.faces, affine)
+            name = hand.item.name
+            if all(field.isfinite().all() for field in hand[1:]):
+                self._found[name].append(hand)
+            else:
+                self._broken.append(f"{name}, box {_rounded(hand.item.box, 1)}")
+            self._missing[name] -= 1
+            if not self._missing[name]:
+                self._write(name, trainer, pl_module)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write photos whose last hands were not asked for; say what happened."""
+        assert isinstance(pl_module, HandMethod)
+        for name in list(self._found):
+            self._write(name, trainer, pl_module)
+        photos = _photos(trainer)
+        print(f"\n{self._hands} hands in {self._written} photos: {self.out}/")
+        for title, lines in (
+            ("unreadable, skipped", photos.skipped),
+            ("without an entry in the boxes, left out", photos.unboxed),
+            ("hands left out: the method gave no finite numbers", self._broken),
+        ):
+            if lines:
+                print(f"{len(lines)} {title}:", *lines, sep="\n  ")
+        if not all(item.intrinsics_given for item in photos.items):
+            print("K was not given for every photo: depths there are rough (see the JSON's note)")
+
+    def _write(self, name: str, trainer: pl.Trainer, method: HandMethod) -> None:
+        """Write the files of one photo."""
+        hands = self._found.pop(name, [])
+        if not hands:
+            return
+        self._written += 1
+        self._hands += len(hands)
+        stem = self.out / self._stems[name]
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        meshes: list[dict[str, str]] = []
+        for index, hand in enumerate(hands):
+            paths = {suffix: Path(f"{stem}_{index}.{suffix}") for suffix in self.formats}
+            for path in paths.values():
+                export_mesh(path, hand.vertices, hand.faces)
+            meshes.append({suffix: path.name for suffix, path in paths.items()})
+        checkpoint = trainer.ckpt_path
+        report = {
+            "photo": name,
+            "method": type(method).__name__,
+            "hand_model": type(method.hand).__name__,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            **describe(hands, meshes),
+        }
+        Path(f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        picture = self._draw(hands)
+        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        Path(f"{stem}_overlay.png").write_bytes(encoded.tobytes())
+
+    def _draw(self, hands: list[FoundHand]) -> np.ndarray:
+        """Return the photo with its hands, the farthest drawn first."""
+        picture = read_image(hands[0].item.path)
+        intrinsics = torch.from_numpy(hands[0].item.intrinsics)
+        for hand in sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean())):
+            picture = draw_mesh(
+                picture,
+                hand.vertices,
+                hand.faces,
+                intrinsics,
+                colour=COLOURS[hand.item.side],
+                rasterizer=self.rasterizer,
+            )
+        for hand in hands:
+            picture = draw_skeleton(picture, hand.keypoints_2d.numpy())
+        return picture
+
+
+def describe(hands: list[FoundHand], meshes: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the parameters of a photo's hands as plain lists and numbers.
+
+    Args:
+        hands: of one photo.
+        meshes: their mesh files by suffix.
+    """
+    photo = hands[0].item
+    return {
+        "image_size": list(photo.image_size),
+        "intrinsics": photo.intrinsics.tolist(),
+        "intrinsics_given": photo.intrinsics_given,
+        "note": DEPTH_NOTE[photo.intrinsics_given],
+        "conventions": CONVENTIONS,
+        "hands": [
+            {
+                "side": hand.item.side,
+                "box": list(hand.item.box),
+                "joints_2d": _rounded(hand.keypoints_2d, 3),
+                "joints_3d": _rounded(hand.joints, 6),
+                "vertices": files,
+                "pose_matrix": _rounded(hand.pose, 7),
+                "pose_axis_angle": _rounded(matrix_to_axis_angle(hand.pose), 6),
+                "betas": _rounded(hand.betas, 5),
+                "translation": _rounded(hand.translation, 6),
+            }
+            for hand, files in zip(hands, meshes, strict=True)
+        ],
+    }
+
+
+def _rounded(values: Tensor | Sequence[float], digits: int) -> Any:  # noqa: ANN401
+    """Return nested lists of numbers to so many decimals, short in JSON."""
+    return np.asarray(values, dtype=np.float64).round(digits).tolist()
+
+
+def _photos(trainer: pl.Trainer) -> Photos:
+    """Return the photos that are predicted on."""
+    photos = getattr(trainer, "datamodule", None)
+    if not isinstance(photos, Photos):
+        raise UserError(f"PredictionWriter serves the data Photos, not {type(photos).__name__}")
+    return photos

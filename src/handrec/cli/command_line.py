@@ -1,0 +1,107 @@
+"""Expands the suite's own options into those of LightningCLI."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from handrec.cli import experiments, runs
+from handrec.errors import UserError
+
+OWN = ("exp", "dataset", "scale", "run", "which", "input", "boxes", "out")
+#: What `--input` puts in the place of a run's data, and who writes its predictions down.
+PHOTOS = "handrec.data.photos.Photos"
+WRITER = "handrec.callbacks.predictions.PredictionWriter"
+#: Under which a checkpoint holds the configuration it was trained with.
+CONFIG_KEY = "handrec_config"
+
+
+def expand(args: list[str]) -> list[str]:
+    """Return a subcommand and its arguments with experiments, runs and bases expanded."""
+    subcommand, *given = args
+    own, rest = experiments.take(given, OWN)
+    rest = experiments.expand_bases(rest)
+    if "exp" in own and "run" in own:
+        raise UserError("--exp starts from an experiment, --run from a run: give one of them")
+    if subcommand == "fit" and "run" in own:
+        raise UserError("to go on training a run, give --exp=NAME and --ckpt_path=CHECKPOINT")
+    photos = list(photo_arguments(own))
+    if "exp" in own:
+        base = experiments.experiment_arguments(own["exp"], own.get("dataset"), own.get("scale"))
+    elif subcommand != "fit" and ("run" in own or not says_model(rest)):
+        base = list(run_arguments(own, rest))
+    else:
+        base = list(bare_arguments(own, rest))
+    return [subcommand, *base, *photos, *rest]
+
+
+def says_model(args: list[str]) -> bool:
+    """Return whether arguments name a model by themselves, or only ask for help."""
+    return any(arg.startswith(("--config", "--model", "--help", "-h")) for arg in args)
+
+
+def bare_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:
+    """Yield the overlays for a command that names its configuration files itself."""
+    if not says_model(rest):
+        known = experiments.listing(experiments.available("EXP"))
+        raise UserError(f"say which experiment: --exp=NAME (with make, EXP=NAME); {known}")
+    for kind, name in (("DATA", "dataset"), ("SCALE", "scale")):
+        if name in own:
+            for path in experiments.config_chain(experiments.find(kind, own[name])):
+                yield f"--config={path}"
+            yield f"--{name}={own[name]}"
+
+
+def run_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:
+    """Yield the configuration and the checkpoint of a trained run, and another data set's."""
+    if "scale" in own:
+        raise UserError("a run keeps the scale it was trained at: leave SCALE out")
+    named = experiments.take(rest, ("ckpt_path",))[0].get("ckpt_path")
+    checkpoint = Path(named) if named else None
+    if checkpoint and not checkpoint.is_file():
+        raise UserError(f"no checkpoint {checkpoint}")
+    run: Path | None
+    if "run" in own:
+        run = runs.resolve(own["run"])
+    else:
+        run = runs.run_of(checkpoint) if checkpoint else runs.latest()
+    config = run / runs.CONFIG if run else None
+    yield f"--config={config or embedded_config(checkpoint or Path())}"
+    if "dataset" in own:
+        scale = experiments.read_yaml(config).get("scale") if config else None
+        yield f"--config={experiments.find('DATA', own['dataset'])}"
+        for path in list(experiments.overlays(scale, own["dataset"]))[1:] if scale else ():
+            yield f"--config={path}"
+        yield f"--dataset={own['dataset']}"
+    if checkpoint is None and run is not None:
+        checkpoint = runs.choose_checkpoint(run, own.get("which", "best"))
+        yield f"--ckpt_path={checkpoint}"
+    experiments.say(f"checkpoint {checkpoint}")
+
+
+def embedded_config(checkpoint: Path) -> str:
+    """Return the configuration kept inside a checkpoint that lies outside its run, as one line."""
+    from handrec.methods.loading import read_checkpoint
+
+    text = read_checkpoint(checkpoint).get(CONFIG_KEY)
+    if not text:
+        raise UserError(f"{checkpoint} lies in no run and holds no configuration: give --run too")
+    return yaml.safe_dump(yaml.safe_load(text), default_flow_style=True, width=2**31).strip()
+
+
+def photo_arguments(own: dict[str, str]) -> Iterator[str]:
+    """Yield the options that swap a run's data for the user's photos and write the results."""
+    if "input" not in own:
+        if "boxes" in own or "out" in own:
+            raise UserError("--boxes and --out go with --input=PHOTOS (INPUT=PHOTOS with make)")
+        return
+    if not Path(own["input"]).exists():
+        raise UserError(f"no image or folder {own['input']}")
+    if "boxes" in own and not Path(own["boxes"]).is_file():
+        raise UserError(f"no boxes file {own['boxes']}")
+    yield f"--data={PHOTOS}"
+    yield f"--data.input={own['input']}"
+    if "boxes" in own:
+        yield f"--data.boxes={own['boxes']}"
+    yield f"--trainer.callbacks+={WRITER}"
+    yield f"--trainer.callbacks.out={own.get('out', 'predictions')}"

@@ -1,0 +1,171 @@
+"""LightningCLI with run directories, checkpoints and early checks."""
+
+import logging
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from handrec.callbacks.progress import progress_bar
+from handrec.callbacks.summary import EndSummary
+from handrec.cli import loggers, runs
+from handrec.cli.command_line import CONFIG_KEY
+from handrec.data.datamodule import HandDataModule
+from handrec.errors import UserError
+from handrec.methods.base import HandMethod
+from handrec.methods.loading import class_path_of, read_checkpoint
+
+#: Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` by this metric. `checkpoint:` in a
+#: configuration, or `--checkpoint.monitor=...`, changes it.
+CHECKPOINT_DEFAULTS = {
+    "checkpoint.monitor": "val/pa_mpvpe",
+    "checkpoint.mode": "min",
+    "checkpoint.filename": "best",
+    "checkpoint.auto_insert_metric_name": False,
+    "checkpoint.save_last": True,
+    "checkpoint.enable_version_counter": False,
+}
+#: What Lightning takes for a checkpoint's path without there being such a file.
+CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
+
+
+class RunConfig(SaveConfigCallback):
+    """Saves the resolved configuration with the run and inside each of its checkpoints."""
+
+    @cached_property
+    def text(self) -> str:
+        """The configuration as YAML."""
+        return self.parser.dump(self.config, skip_none=False)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make the checkpoint stand alone."""
+        checkpoint[CONFIG_KEY] = self.text
+
+
+class HandCLI(LightningCLI):
+    """Runs fit, validate, test or predict on expanded arguments (see `command_line.expand`)."""
+
+    def __init__(self, args: list[str]) -> None:
+        quieten()
+        super().__init__(
+            HandMethod,
+            HandDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            args=args,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser that raises its errors and takes no abbreviated keys."""
+        return super().init_parser(**kwargs, exit_on_error=False, allow_abbrev=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Declare what a configuration holds beside trainer, model and data."""
+        parser.add_argument("--name", type=str, default="debug", help="of the experiment")
+        parser.add_argument("--dataset", type=str, default="custom", help="name of the DATA overlay")
+        parser.add_argument("--scale", type=str, default="custom", help="name of the SCALE overlay")
+        parser.add_argument(
+            "--bases", type=list[str], default=[], help="configurations to inherit, in a file only"
+        )
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Build the parsers; unpickle nothing but weights, leave tables to our own reports."""
+        super().setup_parser(*args, **kwargs)
+        for name, parser in self._subcommand_parsers.items():
+            parser.set_defaults(weights_only=True)
+            if name in ("validate", "test"):
+                parser.set_defaults(verbose=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; the configuration saved with a run stands alone."""
+        self.config = parser.parse_args(args)
+        self.config[self.config.subcommand].bases = []
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the command line's values: Lightning lets the checkpoint's override them."""
+
+    @property
+    def chosen(self) -> Namespace:
+        """The configuration of the subcommand that runs."""
+        return self.config[self.subcommand]
+
+    @property
+    def logs(self) -> Path:
+        """The directory of all runs."""
+        return Path(self.chosen.trainer.default_root_dir or ".") / runs.LOGS
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether this command is to leave anything on the disk."""
+        return not self.chosen.trainer.fast_dev_run and self.chosen.trainer.logger is not False
+
+    def before_instantiate_classes(self) -> None:
+        """Find what would end a training late, before the model and the data are built."""
+        if self.keeps_files:
+            loggers.check_writable(self.logs)
+        path = self.chosen.ckpt_path
+        if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):
+            check_checkpoint(Path(path), self.chosen.model.class_path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Return the trainer with our loggers and callbacks, unless the user chose others."""
+        trainer = self.config_init[self.subcommand].trainer
+        callbacks = trainer.callbacks or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        if trainer.enable_progress_bar is not False:
+            callbacks += [] if any(isinstance(c, ProgressBar) for c in callbacks) else [progress_bar()]
+        if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
+            callbacks.append(self.config_init[self.subcommand].checkpoint)
+        callbacks.append(EndSummary(self.chosen.name))
+        if trainer.logger is None and not trainer.fast_dev_run:
+            kwargs["logger"] = self.default_loggers()
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def default_loggers(self) -> Any:
+        """Return the loggers of a command that names none."""
+        config = self.chosen
+        if self.subcommand == "fit":
+            return loggers.training_loggers(self.logs, config.name, mirror=config.scale != "smoke")
+        fallback = self.logs / config.name
+        return loggers.evaluation_logger(
+            str(self.subcommand), config.dataset, config.ckpt_path, fallback
+        )
+
+
+def check_checkpoint(path: Path, class_path: str) -> None:
+    """Raise a UserError unless a checkpoint can be read and was written by a method.
+
+    Args:
+        path: of the checkpoint.
+        class_path: of the method that is to load it.
+    """
+    saved = class_path_of(read_checkpoint(path))
+    if saved not in (None, class_path):
+        raise UserError(f"{path} is a checkpoint of {saved}, not of {class_path}")
+
+
+def quieten() -> None:
+    """Hide what no user of the suite can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*instantiate_classes.*deprecated",
+        ".*callbacks used to create the checkpoint need to be provided",
+        ".*does not have many workers",
+        ".*The number of training batches .* is smaller than the logging interval",
+        ".*Experiment logs directory .* exists and is not empty",
+        ".*isinstance.treespec, LeafSpec.* is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=f"(?s){message}")

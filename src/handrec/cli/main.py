@@ -1,0 +1,117 @@
+"""The `handrec` command: finds the tool that was asked for and reports mistakes in one line."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from handrec.errors import UserError
+
+LIGHTNING = {
+    "fit": "train: handrec fit --exp=NAME [--dataset=NAME] [--scale=NAME] [--model.KEY=VALUE ...]",
+    "validate": "validate a trained run: handrec validate --run=NAME",
+    "test": "evaluate a trained run: handrec test --run=NAME [--dataset=NAME] [--ckpt_path=FILE]",
+    "predict": "reconstruct photos: handrec predict --input=PATH [--run=NAME] [--boxes=FILE]",
+}
+#: Tools that need no Trainer: a module each, with `add_arguments(parser)` and `run(args) -> int`.
+TOOLS = {
+    "doctor": ("handrec.cli.doctor", "say what is installed, what is missing and what to do"),
+    "mano": ("handrec.cli.mano", "check or convert MANO files"),
+    "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
+    "results": ("handrec.cli.results", "write docs/results/ anew from results/"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(args)
+    except KeyboardInterrupt:
+        print("handrec: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        line = mistake(error)
+        if line is None or os.environ.get("HANDREC_DEBUG") == "1":
+            raise
+        print(f"handrec: error: {line}", file=sys.stderr)
+        return 2
+
+
+def dispatch(args: list[str]) -> int:
+    """Run the command that the first argument names."""
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"handrec {version('handrec')}")
+        return 0
+    if command in LIGHTNING:
+        from handrec.cli.command_line import expand
+
+        expanded = expand(args)  # cheap, and finds most mistakes: before importing torch
+        from handrec.cli.hand_cli import HandCLI
+
+        HandCLI(expanded)
+        return 0
+    if command in TOOLS:
+        return run_tool(command, args[1:])
+    from handrec.cli.experiments import did_you_mean
+
+    close = did_you_mean(command, [*LIGHTNING, *TOOLS])
+    raise UserError(f"unknown command '{command}'{close}; see handrec --help")
+
+
+def run_tool(name: str, args: list[str]) -> int:
+    """Parse a tool's arguments and run it."""
+    module, description = TOOLS[name]
+    tool = importlib.import_module(module)
+    parser = argparse.ArgumentParser(f"handrec {name}", description=description)
+    tool.add_arguments(parser)
+    return int(tool.run(parser.parse_args(args)) or 0)
+
+
+def overview() -> str:
+    """Return the help text."""
+    tools = {name: description for name, (_, description) in TOOLS.items()}
+    rows = [f"  {name:<10}{text}" for name, text in {**LIGHTNING, **tools}.items()]
+    return "\n".join(
+        [
+            "usage: handrec COMMAND [OPTIONS]",
+            "",
+            "3D hand reconstruction with few or no 3D labels.",
+            "",
+            *rows,
+            "",
+            "`handrec COMMAND --help` lists a command's options; `make help` the short forms.",
+            "HANDREC_DEBUG=1 shows the traceback behind an error.",
+        ]
+    )
+
+
+def mistake(error: BaseException) -> str | None:
+    """Return the line that tells a user what to mend, or None for a defect of the program."""
+    if isinstance(error, argparse.ArgumentError):
+        from handrec.cli.parse_errors import shorten
+
+        return shorten(str(error))
+    cause: BaseException | None = error
+    while cause is not None:  # a constructor's UserError reaches us wrapped by the parser
+        if isinstance(cause, UserError | OSError) or is_misconfiguration(cause):
+            return " ".join(str(cause).split())
+        cause = cause.__cause__
+    if type(error).__module__.startswith("wandb."):
+        return f"W&B: {' '.join(str(error).split())} (WANDB_MODE=offline does without it)"
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
+        return "the checkpoint does not fit the model: " + " ".join(text.split()[:40]) + " ..."
+    return None
+
+
+def is_misconfiguration(error: BaseException) -> bool:
+    """Return whether Lightning blames the configuration; does not import Lightning to ask."""
+    return type(error).__name__ == "MisconfigurationException"
