@@ -159,6 +159,21 @@ def test_exit_status_and_remedies(
     assert ("Ready to run." in printed) == (status == 0)
 
 
+def test_a_failing_examination_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> object:
+        yield Finding("ok", "first", "fine")
+        raise ImportError("no such\nlibrary")
+
+    good = Finding("ok", "last", "fine")
+    monkeypatch.setattr(doctor, "EXAMINATIONS", {"A": fails, "B": lambda: iter([good])})
+    assert run() == 1
+    printed = capsys.readouterr().out
+    for text in ("first: fine", "A: ImportError: no such library", "last: fine"):
+        assert text in printed
+
+
 def test_importing_the_tools_is_cheap() -> None:
     """Help must not wait for torch."""
     code = "import sys, handrec.cli.doctor, handrec.cli.mano; sys.exit('torch' in sys.modules)"

@@ -227,8 +227,10 @@ def test_float32_under_autocast(mano: Mano) -> None:
     expected = mano.decode(pose, betas, translation)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hand = mano.decode(pose, betas, translation)
+        absolute = mano.absolute_pose(torch.ones(1, 48))
         half = mano.decode(pose.bfloat16(), betas.bfloat16(), translation.bfloat16())
     assert_same(hand, expected, exactly=True)
+    assert torch.equal(absolute, mano.absolute_pose(torch.ones(1, 48)))
     assert half.vertices.dtype == half.joints.dtype == torch.float32
 
 

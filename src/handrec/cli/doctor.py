@@ -1,6 +1,6 @@
 """``handrec doctor``: says what is installed, what works, what is missing and what to do about it.
 
-Each examination returns findings and never raises; nothing here uses the network.
+Nothing here uses the network.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlparse
 
 if TYPE_CHECKING:
     from handrec.render.base import Rasterizer
@@ -57,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     broken = 0
-    for title, examine in EXAMINATIONS.items():
+    for title in EXAMINATIONS:
         console.print(f"\n[bold]{title}[/]")
-        for finding in examine():
+        for finding in _findings(title):
             broken += finding.state == "broken"
             line = f"{_MARKS[finding.state]} {escape(finding.name)}: {escape(finding.detail)}"
             console.print(f"  {line}", soft_wrap=True)
@@ -67,6 +68,14 @@ def run(args: argparse.Namespace) -> int:
                 console.print(f"       -> {escape(finding.remedy)}", style="dim", soft_wrap=True)
     console.print(f"\nBroken, and essential: {broken}." if broken else "\nReady to run.")
     return 1 if broken else 0
+
+
+def _findings(title: str) -> Iterator[Finding]:
+    """Examine one thing; what goes wrong is a finding, and the other examinations go on."""
+    try:
+        yield from EXAMINATIONS[title]()
+    except Exception as error:  # a broken installation can fail in any way
+        yield Finding("broken", title, _line(error))
 
 
 def machine() -> Iterator[Finding]:
@@ -202,36 +211,26 @@ def files() -> Iterator[Finding]:
 
 def logging() -> Iterator[Finding]:
     """Try to write where runs go, and see whether Weights & Biases would log in."""
-    logs = Path("lightning_logs")
+    from handrec.cli.runs import LOGS
+
+    logs = Path(LOGS)
     try:
         with tempfile.TemporaryFile(dir=logs if logs.exists() else Path()):
             yield Finding("ok", "runs", f"written to {logs.absolute()}")
     except OSError as error:
         remedy = "run from a folder that you may write to"
         yield Finding("broken", "runs", f"cannot write to {logs.absolute()}: {error}", remedy)
-    mode = os.environ.get("WANDB_MODE")
+    from handrec.cli.loggers import logged_in
+
+    mode = os.environ.get("WANDB_MODE", "").lower()
+    server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     if mode in ("offline", "disabled"):
         yield Finding("ok", "W&B", f"{mode}, as WANDB_MODE says")
-    elif _wandb_key():
+    elif logged_in(server.hostname or ""):
         yield Finding("ok", "W&B", "there is a key; whether it is valid, only a run can tell")
     else:
         remedy = "optional; `wandb login`, or WANDB_MODE=offline. CSV logs are written anyway"
         yield Finding("note", "W&B", "not logged in", remedy)
-
-
-def _wandb_key() -> bool:
-    """Say whether wandb would find a key, without asking its server."""
-    import netrc
-    from urllib.parse import urlparse
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _line(error: Exception) -> str:

@@ -125,10 +125,11 @@ class Mano(HandModel):
             flat_hand_mean: False if the 45 numbers are offsets from the mean (FreiHAND, DexYCB,
                 InterHand2.6M), True if they are absolute (HO-3D, H2O-3D).
         """
-        vectors = axis_angle.float()
-        if not flat_hand_mean:
-            vectors = vectors + nn.functional.pad(self.mean_axis_angle, (3, 0))
-        return axis_angle_to_matrix(vectors.reshape(-1, 16, 3))
+        with torch.autocast(axis_angle.device.type, enabled=False):
+            vectors = axis_angle.float()
+            if not flat_hand_mean:
+                vectors = vectors + nn.functional.pad(self.mean_axis_angle, (3, 0))
+            return axis_angle_to_matrix(vectors.reshape(-1, 16, 3))
 
     def _register(self, **buffers: Tensor) -> None:
         """Register buffers that stay out of checkpoints: MANO may not be passed on."""
