@@ -8,12 +8,14 @@ order, array names, dtypes and pickling.
 import pickle
 import struct
 from pathlib import Path
-from typing import Any, ClassVar
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from scipy.sparse import csc_matrix
 
 from handrec.hand.joints import KINEMATIC_PARENTS
+from handrec.hand.mano import Mano
 
 #: Joints base to tip of each finger, in MANO's right-hand rest frame (fingers along -x).
 _MILLIMETRES = {
@@ -49,15 +51,17 @@ def mano_content(side: str = "right", seed: int = 0) -> dict[str, np.ndarray]:
     joints = np.array([_WRIST, *(point for finger in _FINGERS.values() for point in finger[:3])])
     components = np.linalg.qr(random.normal(size=(45, 45)))[0]
     mean = random.normal([0, 0, 0.3], 0.05, (15, 3))
-    regressor = _regressor(vertices, joints)
+    regressor, weights = _regressor(vertices, joints), _weights(vertices, joints)
     shapedirs = random.normal(0, 3e-4, (778, 3, 10))
     shapedirs[..., 0] += 0.05 * (vertices - joints[0])
     content = {
         "v_template": vertices,
         "shapedirs": shapedirs,
-        "posedirs": random.normal(0, 1e-4, (778, 3, 135)),
+        # As in MANO, a joint's correction stays near the joint.
+        "posedirs": random.normal(0, 5e-4, (778, 3, 135))
+        * np.repeat(weights[:, 1:], 9, 1)[:, None],
         "J_regressor": regressor,
-        "weights": _weights(vertices, joints),
+        "weights": weights,
         "kintree_table": np.array([(2**32 - 1, *KINEMATIC_PARENTS[1:]), range(16)], np.uint32),
         "f": faces.astype(np.uint32),
         "hands_components": components,
@@ -108,6 +112,12 @@ def write_mano_pickle(
     with path.open("wb") as file:
         Python2Pickler(file).dump(content)
     return path
+
+
+def standin_mano(side: Literal["right", "left"] = "right") -> Mano:
+    """Return a ``Mano`` of a made-up hand."""
+    with TemporaryDirectory() as folder:
+        return Mano(str(write_mano_pickle(Path(folder) / "mano.pkl", side)), side)
 
 
 class Ch:
@@ -179,7 +189,7 @@ class Python2Pickler(pickle._Pickler):
 def _mesh() -> tuple[np.ndarray, np.ndarray]:
     """Return a tube of a palm, open at the wrist, with a finger grown out of each of five quads."""
     across = np.array([0.036, 0.017, 0.014, -0.004, -0.008, -0.025, -0.029, -0.045])
-    depth = np.repeat([0.011, -0.011], 8)
+    depth = np.repeat([0.014, -0.014], 8)
     vertices: list[np.ndarray] = []
     faces: _Faces = []
     for x in np.linspace(0.101, 0.006, _PALM_RINGS):
@@ -256,5 +266,5 @@ def _weights(vertices: np.ndarray, joints: np.ndarray) -> np.ndarray:
         bone = end - start
         along = np.clip((vertices - start) @ bone / (bone @ bone), 0, 1)
         distance = np.linalg.norm(vertices - start - along[:, None] * bone, axis=1)
-        column[:] = np.exp(-((distance / 0.012) ** 2))
+        column[:] = np.exp(-((distance / 0.008) ** 2))
     return weights / weights.sum(axis=1, keepdims=True)

@@ -1,12 +1,11 @@
 """``handrec doctor``: says what is installed, what works, what is missing and what to do about it.
 
-Each examination returns findings and never raises; nothing here uses the network.
+Nothing here uses the network.
 """
 
 import argparse
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlparse
 
 if TYPE_CHECKING:
     from handrec.render.base import Rasterizer
@@ -51,35 +51,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options: there are none."""
 
 
-def run(args: argparse.Namespace) -> int:  # noqa: ARG001 -- every tool has this signature
+def run(args: argparse.Namespace) -> int:
     """Print all findings; return 1 if something essential is broken, else 0."""
     from rich.console import Console
     from rich.markup import escape
 
     console = Console(highlight=False)
     broken = 0
-    for title, examine in EXAMINATIONS.items():
+    for title in EXAMINATIONS:
         console.print(f"\n[bold]{title}[/]")
-        for finding in examine():
+        for finding in _findings(title):
             broken += finding.state == "broken"
             line = f"{_MARKS[finding.state]} {escape(finding.name)}: {escape(finding.detail)}"
             console.print(f"  {line}", soft_wrap=True)
             if finding.remedy:
                 console.print(f"       -> {escape(finding.remedy)}", style="dim", soft_wrap=True)
-    console.print(f"\n{broken} essential things are broken." if broken else "\nReady to run.")
+    console.print(f"\nBroken, and essential: {broken}." if broken else "\nReady to run.")
     return 1 if broken else 0
+
+
+def _findings(title: str) -> Iterator[Finding]:
+    """Examine one thing; what goes wrong is a finding, and the other examinations go on."""
+    try:
+        yield from EXAMINATIONS[title]()
+    except Exception as error:  # a broken installation can fail in any way
+        yield Finding("broken", title, _line(error))
 
 
 def machine() -> Iterator[Finding]:
     """Examine Python, PyTorch and CUDA."""
-    version = platform.python_version()
-    if sys.version_info >= (3, 11):
-        yield Finding("ok", "Python", f"{version}, {platform.platform()}")
-    else:
-        yield Finding("broken", "Python", version, "use Python 3.11 or newer")
+    yield Finding("ok", "Python", f"{platform.python_version()}, {platform.platform()}")
     try:
         import torch
-        import torchvision
+
+        torchvision = import_module("torchvision")
     except Exception as error:  # a mismatched pair fails in many ways
         remedy = "install a matching pair: https://pytorch.org/get-started"
         yield Finding("broken", "PyTorch", _line(error), remedy)
@@ -124,13 +129,14 @@ def rasterizers() -> Iterator[Finding]:
     """Draw a triangle with each backend on each device, and see whether it is there."""
     working = 0
     for name, (module, class_name) in RASTERIZERS.items():
-        try:
-            devices = _working_devices(getattr(import_module(module), class_name)())
-        except Exception as error:  # a backend can fail in any way; the others may still work
-            yield Finding("note", name, f"not available: {_line(error)}")
-        else:
-            working += 1
-            yield Finding("ok", name, f"draws on {' and '.join(devices)}")
+        for device in ("cpu", "cuda") if _cuda() else ("cpu",):
+            try:
+                _draw_triangle(getattr(import_module(module), class_name)(), device)
+            except Exception as error:  # a backend can fail in any way; the others may still work
+                yield Finding("note", f"{name} on {device}", f"not available: {_line(error)}")
+            else:
+                working += 1
+                yield Finding("ok", f"{name} on {device}", "draws")
     if not working:
         remedy = "reinstall handrec and warp-lang; the reasons are above"
         yield Finding("broken", "rasterizer", "none works", remedy)
@@ -144,30 +150,35 @@ def rasterizers() -> Iterator[Finding]:
         yield Finding("note", "nvdiffrast", "not installed (optional)", remedy)
 
 
-def _working_devices(rasterizer: "Rasterizer") -> list[str]:
-    """Return the devices that a triangle and its gradient come out right on; raise if one fails."""
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _draw_triangle(rasterizer: "Rasterizer", device: str) -> None:
+    """Draw a triangle; raise unless it and its gradient come out right."""
     import torch
 
     from handrec.render.base import Attribute
     from handrec.types import Camera
 
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    for device in devices:
-        corners = [[[-0.5, -0.5, 1.0], [0.5, -0.5, 1.0], [0.0, 0.5, 1.0]]]
-        vertices = torch.tensor(corners, device=device, requires_grad=True)
-        intrinsics = torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]])
-        rendering = rasterizer.to(device).render(
-            vertices,
-            torch.tensor([[0, 1, 2]], device=device),
-            {"colour": Attribute(torch.ones(1, 3, 3, device=device))},
-            Camera(intrinsics.to(device), (8, 8)),
-            lambda attributes: attributes["colour"],
-        )
-        rendering.mask.sum().backward()
-        mask, gradient = rendering.mask[0, 0], vertices.grad
-        if mask[4, 4] != 1 or mask[7, 0] != 0 or gradient is None or not gradient.isfinite().all():
-            raise RuntimeError(f"draws a wrong triangle on {device}")
-    return devices
+    corners = [[[-0.5, -0.5, 1.0], [0.5, -0.5, 1.0], [0.0, 0.5, 1.0]]]
+    vertices = torch.tensor(corners, device=device, requires_grad=True)
+    intrinsics = torch.tensor([[[8.0, 0.0, 4.0], [0.0, 8.0, 4.0], [0.0, 0.0, 1.0]]], device=device)
+    rendering = rasterizer.to(device).render(
+        vertices,
+        torch.tensor([[0, 1, 2]], device=device),
+        {"colour": Attribute(torch.ones(1, 3, 3, device=device))},
+        Camera(intrinsics, (8, 8)),
+        lambda attributes: attributes["colour"],
+    )
+    mask = rendering.mask[0, 0]
+    if mask[4, 4] != 1 or mask[7, 0] != 0:
+        raise RuntimeError("draws a wrong triangle")
+    (gradient,) = torch.autograd.grad(mask.sum(), vertices)
+    if not gradient.isfinite().all() or gradient[0, 2, 1] <= 0:
+        raise RuntimeError("gives a wrong gradient")  # a lower tip makes a bigger triangle
 
 
 def files() -> Iterator[Finding]:
@@ -200,36 +211,26 @@ def files() -> Iterator[Finding]:
 
 def logging() -> Iterator[Finding]:
     """Try to write where runs go, and see whether Weights & Biases would log in."""
-    logs = Path("lightning_logs")
+    from handrec.cli.runs import LOGS
+
+    logs = Path(LOGS)
     try:
         with tempfile.TemporaryFile(dir=logs if logs.exists() else Path()):
             yield Finding("ok", "runs", f"written to {logs.absolute()}")
     except OSError as error:
         remedy = "run from a folder that you may write to"
         yield Finding("broken", "runs", f"cannot write to {logs.absolute()}: {error}", remedy)
-    mode = os.environ.get("WANDB_MODE")
+    from handrec.cli.loggers import logged_in
+
+    mode = os.environ.get("WANDB_MODE", "").lower()
+    server = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     if mode in ("offline", "disabled"):
         yield Finding("ok", "W&B", f"{mode}, as WANDB_MODE says")
-    elif _wandb_key():
+    elif logged_in(server.hostname or ""):
         yield Finding("ok", "W&B", "there is a key; whether it is valid, only a run can tell")
     else:
         remedy = "optional; `wandb login`, or WANDB_MODE=offline. CSV logs are written anyway"
         yield Finding("note", "W&B", "not logged in", remedy)
-
-
-def _wandb_key() -> bool:
-    """Say whether wandb would find a key, without asking its server."""
-    import netrc
-    from urllib.parse import urlparse
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _line(error: Exception) -> str:

@@ -33,7 +33,7 @@ def check(file: Path) -> int:
 
     arrays = read_mano(file)
     console = Console(highlight=False)
-    console.print(f"{file}: a {arrays.side} hand", markup=False)
+    console.print(f"{file}: a {arrays.side} hand", markup=False, soft_wrap=True)
     if file.suffix == ".npz":
         console.print("converted: compare the original's checksum instead", style="dim")
     elif md5(file) == KNOWN_MD5[arrays.side]:
@@ -41,9 +41,9 @@ def check(file: Path) -> int:
     else:
         console.print(
             f"warning: not the released file: md5 {md5(file)}, expected {KNOWN_MD5[arrays.side]}. "
-            "Labels made with the release may not fit it; the release of 2017 to 2019 is some "
-            "millimetres off.",
+            "Labels that were made with the release may not fit it.",
             style="yellow",
+            soft_wrap=True,
         )
     for table in (_arrays_table(arrays), _tips_table(arrays)):
         console.print(table)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from handrec.errors import UserError
+from handrec.geometry.rotations import axis_angle_to_matrix
+from handrec.hand.anatomy import anatomical_axes, joint_limits
 from handrec.hand.base import HandModel
-from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, KINEMATIC_THEN_TIPS, order
+from handrec.hand.joints import JOINTS, KINEMATIC_THEN_TIPS, order
 from handrec.hand.mano_files import ManoArrays, Side, find_mano, read_mano
 from handrec.types import Hand
 
@@ -34,16 +35,6 @@ TIP_VERTICES: dict[TipConvention, tuple[int, int, int, int, int]] = {
     "manopth": (745, 317, 444, 556, 673),
     "manopth_left": (745, 317, 445, 556, 673),
     "handoccnet": (728, 353, 442, 576, 694),
-}
-
-#: (twist, spread, bend) limits in radians by joint; ours, and wide. The rest pose is a flat hand.
-_LIMITS = {
-    "thumb_cmc": ((-0.7, 0.7), (-0.8, 0.8), (-0.7, 1.0)),
-    "thumb_mcp": ((-0.3, 0.3), (-0.4, 0.4), (-0.5, 1.2)),
-    "thumb_ip": ((-0.15, 0.15), (-0.15, 0.15), (-0.5, 1.5)),
-    "mcp": ((-0.3, 0.3), (-0.45, 0.45), (-0.5, 1.7)),
-    "pip": ((-0.15, 0.15), (-0.15, 0.15), (-0.2, 2.0)),
-    "dip": ((-0.15, 0.15), (-0.15, 0.15), (-0.3, 1.6)),
 }
 
 
@@ -138,13 +129,7 @@ class Mano(HandModel):
             vectors = axis_angle.float()
             if not flat_hand_mean:
                 vectors = vectors + nn.functional.pad(self.mean_axis_angle, (3, 0))
-            vectors = vectors.reshape(-1, 16, 1, 3)
-            identity = torch.eye(3, device=vectors.device)
-            # Row i of a cross product matrix is e_i x w: the exponential has no singularity at 0.
-            rotations: Tensor = torch.linalg.matrix_exp(
-                torch.linalg.cross(identity[None, None], vectors)
-            )
-        return rotations
+            return axis_angle_to_matrix(vectors.reshape(-1, 16, 3))
 
     def _register(self, **buffers: Tensor) -> None:
         """Register buffers that stay out of checkpoints: MANO may not be passed on."""
@@ -152,22 +137,23 @@ class Mano(HandModel):
             self.register_buffer(name, value, persistent=False)
 
     def _register_constants(self, arrays: ManoArrays) -> None:
-        rotations = Rotation.from_rotvec(np.pad(arrays.hands_mean, (3, 0)).reshape(16, 3))
         uv, uv_faces = planar_uv(arrays.v_template, arrays.faces)
         self._register(
             faces=torch.tensor(arrays.faces.copy()),
             template=_float(arrays.v_template),
             mean_axis_angle=_float(arrays.hands_mean),
-            mean_pose=_float(rotations.as_matrix()),
             pose_components=_float(arrays.hands_components),
             uv=_float(uv),
             uv_faces=torch.tensor(uv_faces),
-            joint_limits=torch.tensor([_limits(name) for name in KINEMATIC_JOINTS[1:]]),
+            joint_limits=joint_limits(),
         )
+        flat, zero = torch.eye(3).expand(1, 16, 3, 3), torch.zeros(1, 10)
         with torch.no_grad():
-            flat, zero = torch.eye(3).expand(1, 16, 3, 3), torch.zeros(1, 10)
             rest = self.decode(flat, zero, zero[:, :3])
-        self._register(joint_axes=_float(joint_axes(rest.joints[0].double().numpy())))
+            self._register(
+                mean_pose=self.absolute_pose(torch.zeros(1, 48))[0],
+                joint_axes=anatomical_axes(rest.joints[0]),
+            )
 
 
 def mirrored(arrays: ManoArrays) -> ManoArrays:
@@ -212,37 +198,6 @@ def planar_uv(
     return np.concatenate([palm, back]), faces + len(vertices) * is_back[:, None]
 
 
-def joint_axes(joints: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the twist, spread and bend axes of kinematic joints 1 to 15, ``(15, 3, 3)``.
-
-    Twist runs along the bone to the next joint; a positive bend about the bend axis moves the bone
-    towards the side that the finger closes to; spread completes a right-handed frame. The fingers
-    close towards the palm, the thumb towards the palm and the little finger alike.
-
-    Args:
-        joints: the 21 joints of the rest pose of a right hand, ``(21, 3)``.
-    """
-    place = dict(zip(JOINTS, joints, strict=True))
-    across = place["little_mcp"] - place["index_mcp"]
-    palm = np.cross(place["middle_mcp"] - place["wrist"], across)
-    axes = []
-    for name in KINEMATIC_JOINTS[1:]:
-        index = JOINTS.index(name)
-        twist = _unit(joints[index + 1] - joints[index])
-        closing = _unit(palm) + (_unit(across) if name.startswith(FINGERS[0]) else 0.0)
-        bend = _unit(np.cross(twist, closing))
-        axes.append([twist, np.cross(bend, twist), bend])
-    return np.array(axes)
-
-
-def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    return vector / np.linalg.norm(vector)
-
-
-def _limits(name: str) -> tuple[tuple[float, float], ...]:
-    return _LIMITS.get(name) or _LIMITS[name.split("_")[1]]
-
-
 def _float(array: NDArray[np.float64]) -> Tensor:
     return torch.tensor(array, dtype=torch.float32)
 
@@ -252,7 +207,7 @@ def _smplx_layer(arrays: ManoArrays) -> nn.Module:
     from smplx.body_models import MANOLayer
     from smplx.utils import Struct
 
-    content = Struct(  # type: ignore[no-untyped-call]
+    content = Struct(
         v_template=arrays.v_template,
         shapedirs=arrays.shapedirs,
         posedirs=arrays.posedirs,
@@ -265,7 +220,7 @@ def _smplx_layer(arrays: ManoArrays) -> nn.Module:
     )
     options = {"use_pca": False, "create_body_pose": False}  # the body's is a stray parameter
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that MANO has ten betas
-        layer = MANOLayer(model_path="", data_struct=content, is_rhand=True, **options)
+        layer: nn.Module = MANOLayer(model_path="", data_struct=content, is_rhand=True, **options)
     for module in layer.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, buffer, persistent=False)

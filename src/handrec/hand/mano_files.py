@@ -202,12 +202,12 @@ class _Record:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> "_Record":  # noqa: ANN401 -- whatever the pickle says
+    def __new__(cls, *args: Any) -> "_Record":
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record
 
-    def __setstate__(self, state: Any) -> None:  # noqa: ANN401
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
@@ -223,7 +223,7 @@ class _DescribingUnpickler(pickle.Unpickler):
         return type(name, (_Record,), {"__slots__": (), "kind": kind})
 
 
-def _array(value: Any, name: str) -> NDArray[Any]:  # noqa: ANN401
+def _array(value: Any, name: str) -> NDArray[Any]:
     """Return the array that a record describes."""
     kind = value.kind if isinstance(value, _Record) else type(value).__name__
     if kind == "array":
@@ -242,7 +242,7 @@ def _array(value: Any, name: str) -> NDArray[Any]:  # noqa: ANN401
     raise UserError(f"is not a MANO file: its {name!r} is no array but a {kind}")
 
 
-def _frombytes(raw: Any, dtype: Any, shape: Any, layout: Any) -> NDArray[Any]:  # noqa: ANN401
+def _frombytes(raw: Any, dtype: Any, shape: Any, layout: Any) -> NDArray[Any]:
     if isinstance(raw, _Record) and raw.kind == "encode" and raw.args[1] == "latin1":
         raw = raw.args[0]  # how Python 3 writes bytes in protocol 2
     if isinstance(raw, str):
