@@ -14,6 +14,7 @@ import cv2
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor, distributed
@@ -68,7 +69,7 @@ class Evaluated(NamedTuple):
     samples: Samples
 
     @property
-    def count(self) -> str:
+    def size(self) -> str:
         """The number of samples, and of labelled ones where they are fewer."""
         total = len(self.samples.ids)
         joints, meshes = (
@@ -112,11 +113,11 @@ class EvaluationReport(pl.Callback):
         self._metrics: dict[str, HandMetrics] = {}
         self._gallery = Gallery(self.examples)
 
-    def on_test_batch_end(
+    def on_test_batch_end(  # noqa: PLR0917 (Lightning's signature)
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,
+        outputs: object,
         batch: HandBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -135,6 +136,8 @@ class EvaluationReport(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, log the figures and print the table."""
+        if not self._metrics:
+            return
         # Directory, figures and examples are collective: every rank takes part.
         data = getattr(getattr(trainer, "datamodule", None), "name", "test")
         folder = Path(self.out or trainer.log_dir or trainer.default_root_dir) / "eval" / data
@@ -145,29 +148,16 @@ class EvaluationReport(pl.Callback):
         chosen = _choose(self._gallery, rows[0].samples)
         if not trainer.is_global_zero:
             return
-        facts = _facts(rows[0], data, str(trainer.ckpt_path or "none: weights as they were"))
         table, warnings = _table(rows), suspicions(rows[0].results)
         _print(table, f"{self._method} on {data}", warnings)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        figures = {f"test/{k}": v for k, v in _figures(rows[0]).items() if v is not None}
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"test/{k}": v for k, v in _figures(rows[0]).items() if v is not None}
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "metrics.json", rows, facts, warnings)
-        _write_csv(folder / "per_sample.csv", rows[0].samples)
+            logger.log_metrics(figures)
+        facts = _facts(rows[0], data, str(trainer.ckpt_path or "none: weights as they were"))
         pictures = _pictures(rows, chosen, self._hand.faces)
-        for name, (_, png) in pictures.items():
-            (folder / name).write_bytes(png)
-        html = html_report(
-            f"{self._method} on {data}",
-            table,
-            dict(pictures.values()),
-            {name: str(value) for name, value in facts.items()},
-            warnings,
-        )
-        (folder / "report.html").write_text(html, encoding="utf-8")
+        _write(folder, rows, facts, warnings, pictures)
         Console().print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
     def _measure(
@@ -245,15 +235,16 @@ def _table(rows: list[Evaluated]) -> Table:
         figures = _figures(row)
         values = [(figures.get(name), 2 if name in LENGTHS else 3) for name in COLUMNS.values()]
         text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
-        cells.append([row.name, row.count, *text])
+        cells.append([row.name, row.size, *text])
     return Table(["", "n", *COLUMNS], cells, LEGEND)
 
 
 def _print(table: Table, title: str, warnings: list[str]) -> None:
     """Print the table to the terminal, with its legend and any warnings."""
-    shown = RichTable(*table.columns, title=title)
-    for column in shown.columns[1:]:
-        column.justify = "right"
+    shown = RichTable(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, heading in enumerate(table.columns):
+        # Where the terminal is narrow, names give way, never figures.
+        shown.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
     for row in table.rows:
         shown.add_row(*row)
     console = Console()
@@ -279,6 +270,30 @@ def _facts(row: Evaluated, data: str, checkpoint: str) -> dict[str, Any]:
             **{name: version(name) for name in packages},
         },
     }
+
+
+def _write(
+    folder: Path,
+    rows: list[Evaluated],
+    facts: dict[str, Any],
+    warnings: list[str],
+    pictures: dict[str, tuple[str, bytes]],
+) -> None:
+    """Write all files of a report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "metrics.json", rows, facts, warnings)
+    _write_csv(folder / "per_sample.csv", rows[0].samples)
+    for name, (_, png) in pictures.items():
+        (folder / name).write_bytes(png)
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    html = html_report(
+        f"{facts['method']} on {facts['data']}",
+        _table(rows),
+        dict(pictures.values()),
+        {name: str(value) for name, value in facts.items()} | {"versions": versions},
+        warnings,
+    )
+    (folder / "report.html").write_text(html, encoding="utf-8")
 
 
 def _write_json(

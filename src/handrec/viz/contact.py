@@ -16,7 +16,7 @@ from torch import Tensor
 
 from handrec.hand.joints import PARENTS
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 #: Thumb to little finger, distinguishable without colour vision (after Okabe and Ito).
 FINGER_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0))
