@@ -15,11 +15,12 @@ from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
 from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS
 from handrec.hand.openhand import OpenHand
+from tests.standins import standin_mano
 from handrec.hand.sampler import PoseSampler
 
 #: Hand models by name. One whose constructor needs files joins with a function that makes a
 #: stand-in for them.
-FACTORIES: dict[str, Callable[[], HandModel]] = {"OpenHand": OpenHand}
+FACTORIES: dict[str, Callable[[], HandModel]] = {"OpenHand": OpenHand, "Mano": standin_mano}
 
 
 def concrete_models():

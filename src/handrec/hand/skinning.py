@@ -1,6 +1,7 @@
 """Linear blend skinning in float32, for any number of vertices."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -35,12 +36,30 @@ def forward_kinematics(
         joints: positions at rest, metres.
         parents: of each joint, -1 for the root; a parent comes before its children.
     """
-    turns, positions = [rotations[:, 0]], [joints[:, 0]]
+    order = [0]
+    turns, positions = rotations[:, order], joints[:, order]
+    for level in _levels(tuple(parents)):
+        above = [parents[joint] for joint in level]
+        slots = [order.index(parent) for parent in above]
+        offsets = joints[:, level] - joints[:, above]
+        moved = positions[:, slots] + (turns[:, slots] @ offsets[..., None]).squeeze(-1)
+        positions = torch.cat([positions, moved], dim=1)
+        turns = torch.cat([turns, turns[:, slots] @ rotations[:, level]], dim=1)
+        order += level
+    back = [order.index(joint) for joint in range(len(parents))]
+    return turns[:, back], positions[:, back]
+
+
+@cache
+def _levels(parents: tuple[int, ...]) -> list[list[int]]:
+    """Return the joints below the root by their depth: a level can be posed at once."""
+    depth = [0] * len(parents)
     for joint, parent in enumerate(parents[1:], start=1):
-        offset = joints[:, joint] - joints[:, parent]
-        positions.append(positions[parent] + (turns[parent] @ offset[..., None]).squeeze(-1))
-        turns.append(turns[parent] @ rotations[:, joint])
-    return torch.stack(turns, dim=1), torch.stack(positions, dim=1)
+        depth[joint] = depth[parent] + 1
+    return [
+        [joint for joint, at in enumerate(depth) if at == level]
+        for level in range(1, max(depth) + 1)
+    ]
 
 
 def posed_joints(
