@@ -112,6 +112,8 @@ def test_f_scores_ignore_the_order_of_points():
 def test_f_scores_are_strict(distance, score):
     point = torch.zeros(1, 1, 3)
     shifted = point + torch.tensor([distance, 0.0, 0.0], dtype=torch.float64)
+    # The largest threshold also limits the search: the strict one must hold below it too.
+    assert functional.f_scores(shifted, point, (0.25, 1.0))[0, 0].item() == score
     assert functional.f_scores(shifted, point, (0.25,)).item() == score
 
 
