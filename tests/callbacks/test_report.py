@@ -10,11 +10,11 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from handrec.callbacks.report import EvaluationReport
+from handrec.callbacks.report import EvaluationReport, _examples
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics
-from tests.metrics.fakes import TinyHand, fake_batch, predict
+from tests.metrics.fakes import TinyHand, fake_batch, predict, project
 
 BATCHES = [fake_batch(4, seed, first_id=4 * seed) for seed in range(3)]
 
@@ -208,6 +208,23 @@ def test_figures_go_to_the_logger(tmp_path):
     expected = computed(predict).compute()["pa_mpjpe"]
     assert float(row["test/pa_mpjpe"]) == pytest.approx(expected.item(), abs=1e-4)
     assert (tmp_path / "lightning_logs/version_0/eval/fakes/report.html").exists()
+
+
+def test_examples_shrink_with_their_camera():
+    batch = fake_batch(3, size=320)
+    batch = batch._replace(image=batch.image[:, :, :240])  # 240 high, 320 wide: halved
+    prediction = predict(batch)
+    errors = torch.tensor([1.0, torch.nan, 2.0])  # the second has no label
+    examples = list(_examples(prediction, batch, errors))
+    assert [example.sample_id for example in examples] == [0, 2]
+    for example in examples:
+        row = example.sample_id
+        assert example.picture.shape == (120, 160, 3)
+        torch.testing.assert_close(example.target, 0.5 * batch.keypoints_2d[row])
+        projected = project(prediction.joints[row][None], example.intrinsics[None])[0]
+        torch.testing.assert_close(projected, example.keypoints)
+        pixel = batch.image[row, :, 100:102, 60:62].mean((1, 2))
+        np.testing.assert_allclose(example.picture[50, 30], 255 * pixel, atol=1.5)
 
 
 def test_examples_are_gathered_over_processes(tmp_path, report):

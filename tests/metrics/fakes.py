@@ -1,7 +1,6 @@
 """A tiny hand, batches of it and predictions of known quality."""
 
 import torch
-from kornia.geometry.conversions import axis_angle_to_rotation_matrix
 
 from handrec.hand.base import HandModel
 from handrec.hand.joints import PARENTS
@@ -48,7 +47,7 @@ def fake_batch(count=6, seed=0, hand=None, size=64, first_id=0):
     hand = hand or TinyHand()
     generator = torch.Generator().manual_seed(seed)
     pose = torch.eye(3).repeat(count, 16, 1, 1)
-    pose[:, 0] = axis_angle_to_rotation_matrix(torch.randn(count, 3, generator=generator))
+    pose[:, 0] = random_rotations(count, generator)
     betas = torch.randn(count, 10, generator=generator)
     translation = torch.tensor([0.05, 0.0, 0.6]) + 0.03 * torch.randn(count, 3, generator=generator)
     vertices, joints = hand.decode(pose, betas, translation)
@@ -78,6 +77,12 @@ def fake_batch(count=6, seed=0, hand=None, size=64, first_id=0):
         sample_id=torch.arange(first_id, first_id + count),
         crop_to_image=torch.eye(3).repeat(count, 1, 1),
     )
+
+
+def random_rotations(count, generator):
+    """Return rotations, uniform as the orthogonal factors of Gaussian matrices."""
+    factors, _ = torch.linalg.qr(torch.randn(count, 3, 3, generator=generator))
+    return factors * torch.linalg.det(factors)[:, None, None]
 
 
 def project(points, intrinsics):

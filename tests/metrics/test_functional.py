@@ -108,11 +108,13 @@ def test_f_scores_ignore_the_order_of_points():
     torch.testing.assert_close(shuffled, scores)
 
 
-@pytest.mark.parametrize(("distance", "score"), [(0.25, 0.0), (0.2499, 1.0), (9.0, 0.0)])
-def test_f_scores_are_strict(distance, score):
-    point = torch.zeros(1, 1, 3)
-    shifted = point + torch.tensor([distance, 0.0, 0.0], dtype=torch.float64)
-    assert functional.f_scores(shifted, point, (0.25,)).item() == score
+@pytest.mark.parametrize(("distance", "score"), [(0.25, 0.5), (0.2499, 1.0), (9.0, 0.5)])
+def test_f_scores_are_strict_both_ways(distance, score):
+    target = torch.tensor([[[0.0, 0.0, 0.0], [20.0, 0.0, 0.0]]], dtype=torch.float64)
+    prediction = target + torch.tensor([[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
+    # The largest threshold also limits the search, and must be as strict as one below it.
+    for thresholds in ((0.25,), (0.25, 1.0)):
+        assert functional.f_scores(prediction, target, thresholds)[0, 0].item() == score
 
 
 def test_f_scores_of_no_samples():

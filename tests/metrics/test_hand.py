@@ -154,6 +154,11 @@ def test_nothing_measured_is_an_error():
         HandMetrics().samples()
 
 
+def test_ids_that_name_nothing_drop_nothing():
+    batch = fake_batch()._replace(sample_id=torch.zeros(6, dtype=torch.long))
+    assert len(measured(predict(batch), batch).samples().ids) == 6
+
+
 def test_states_merge():
     first, second = fake_batch(3), fake_batch(4, seed=1, first_id=3)
     merged = measured(predict(first), first)
@@ -170,23 +175,23 @@ def _evaluate_on_rank(rank, folder):
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    batch = fake_batch(5)
-    rows = [[0, 2, 4], [1, 3, 0]][rank]  # as a distributed sampler deals them: 0 fills the end
+    batch = fake_batch(6)
+    rows = [[0, 1, 4, 5], [2, 3, 0, 1]][rank]  # as a sampler deals batches of 2: one fills the end
     prediction = type(predict(batch))(*(f[rows] if f is not None else f for f in predict(batch)))
     metrics = HandMetrics()
     metrics.update(prediction, type(batch)(*(field[rows] for field in batch)))
     results = metrics.compute() | {"ids": metrics.samples().ids}
-    assert len(metrics.latest("mpjpe")) == 3  # the local samples are still there
+    assert len(metrics.latest("mpjpe")) == 4  # the local samples are still there
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 def test_two_processes_agree_with_one(tmp_path):
     multiprocessing.spawn(_evaluate_on_rank, args=(str(tmp_path),), nprocs=2)
-    batch = fake_batch(5)
+    batch = fake_batch(6)
     expected = measured(predict(batch), batch).compute()
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
-        assert sorted(results.pop("ids").tolist()) == [0, 1, 2, 3, 4]
+        assert sorted(results.pop("ids").tolist()) == [0, 1, 2, 3, 4, 5]
         for name, value in expected.items():
             torch.testing.assert_close(results[name], value, msg=name)

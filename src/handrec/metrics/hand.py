@@ -104,7 +104,7 @@ class HandMetrics(Metric):
         values |= {area: functional.auc(curve) for area, curve in curves.items()}
         if self.f_scores:
             values |= _f_scores(prediction, batch)
-        self.ids.append(batch.sample_id.to(self.device))
+        self.ids.append(_name(batch.sample_id, self.device))
         self.values.append(_stack([values[name] for name in self.names], self.device))
         self.curves.append(_stack([curves[area] for area in AREAS], self.device))
 
@@ -122,10 +122,10 @@ class HandMetrics(Metric):
             raise ValueError("no sample was measured: update() comes first")
         synced = self._is_synced  # compute() has synced already
         with self.sync_context(should_sync=not synced, should_unsync=not synced):
-            ids, values, curves = map(dim_zero_cat, (self.ids, self.values, self.curves))
-        kept = _first_of_each(ids)
+            names, values, curves = map(dim_zero_cat, (self.ids, self.values, self.curves))
+        kept = _first_of_each(names)
         return Samples(
-            ids[kept],
+            names[kept, 0],
             dict(zip(self.names, values[kept].unbind(1), strict=True)),
             dict(zip(AREAS, curves[kept].unbind(1), strict=True)),
         )
@@ -226,16 +226,24 @@ def _stack(columns: list[Tensor], device: torch.device) -> Tensor:
     return torch.stack(columns, dim=1).float().to(device)
 
 
-def _first_of_each(ids: Tensor) -> Tensor:
-    """Return the rows to keep: in a distributed run, one of each sample that was repeated.
+def _name(ids: Tensor, device: torch.device) -> Tensor:
+    """Return ``(B, 2)``: the id of each sample and the rank that measured it."""
+    rank = distributed.get_rank() if _is_distributed() else 0
+    return torch.stack([ids, torch.full_like(ids, rank)], dim=1).long().to(device)
 
-    A distributed sampler repeats fewer samples than there are ranks. More repetitions mean that
-    ids are no names of samples; then all rows stay.
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _first_of_each(names: Tensor) -> Tensor:
+    """Return the rows to keep: the first of each sample that several ranks measured.
+
+    A distributed sampler fills its last batches with samples of other ranks. Where an id repeats
+    within a rank, ids are no names of samples, and all rows stay.
     """
-    everything = torch.arange(len(ids), device=ids.device)
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return everything
-    first = np.unique(ids.cpu().numpy(), return_index=True)[1]
-    if len(ids) - len(first) >= distributed.get_world_size():
-        return everything
-    return everything[torch.from_numpy(np.sort(first)).to(ids.device)]
+    table = names.cpu().numpy()
+    first = np.arange(len(table))
+    if len(np.unique(table, axis=0)) == len(table):
+        first = np.sort(np.unique(table[:, 0], return_index=True)[1])
+    return torch.from_numpy(first).to(names.device)
