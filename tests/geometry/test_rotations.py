@@ -41,7 +41,9 @@ def test_matrix_to_axis_angle_is_scipys(angle):
     matrices = Rotation.from_rotvec(vectors.numpy()).as_matrix()
     result = matrix_to_axis_angle(torch.tensor(matrices))
     assert result.norm(dim=-1).max() <= math.pi + 1e-12
-    np.testing.assert_allclose(Rotation.from_rotvec(result.numpy()).as_matrix(), matrices, atol=1e-13)
+    np.testing.assert_allclose(
+        Rotation.from_rotvec(result.numpy()).as_matrix(), matrices, atol=1e-13
+    )
     if angle < 3.1:  # beyond, the sign of the axis is free
         np.testing.assert_allclose(result, vectors, atol=1e-12)
 
@@ -71,7 +73,9 @@ def test_interleaved_6d_matches_pymafs_numbers():
 
 def test_interleaved_6d_round_trip():
     matrices = random_rotations(100, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(interleaved_6d_to_matrix(matrix_to_interleaved_6d(matrices)), matrices)
+    torch.testing.assert_close(
+        interleaved_6d_to_matrix(matrix_to_interleaved_6d(matrices)), matrices
+    )
     rows = matrix_to_interleaved_6d(matrices).reshape(-1, 3, 2)
     torch.testing.assert_close(rows, matrices[:, :, :2])
 
