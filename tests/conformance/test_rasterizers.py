@@ -40,7 +40,7 @@ def rasterizer(request):
 def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return request.param
+    return torch.device(request.param)
 
 
 def look(batch=1, focal=60.0, size=(48, 64)):
@@ -342,14 +342,14 @@ MOTIONS = {
     "down": lambda v: torch.tensor([0, 1.0, 0]).expand_as(v),
     "away": lambda v: torch.tensor([0, 0, 1.0]).expand_as(v),
     "grow": lambda v: v - v.mean(1, keepdim=True),
-    "shear": lambda v: torch.stack([v[..., 1], 0.3 * v[..., 0], 0 * v[..., 2]], dim=-1),
+    "stretch": lambda v: (v - v.mean(1, keepdim=True)) * torch.tensor([1.0, -0.3, 0]),
 }
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_silhouettes_move_as_finite_differences_say(rasterizer, motion):
     vertices, faces = sphere(3)
-    camera, direction = look(), MOTIONS[motion](vertices)
+    camera, direction = look(focal=120.0, size=(96, 128)), MOTIONS[motion](vertices)
 
     def area(moved, camera):
         mask = draw(rasterizer, moved, faces, camera).mask
@@ -357,10 +357,10 @@ def test_silhouettes_move_as_finite_differences_say(rasterizer, motion):
 
     moving = vertices.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(area(moving, camera), moving)
-    fine, step = zoomed(camera, 16), 0.02
+    fine, step = zoomed(camera, 4), 0.03
     with torch.no_grad():
         ahead, behind = (area(vertices + s * direction, fine) for s in (step, -step))
-    expected = (ahead - behind) / (2 * step) / 16**2
+    expected = (ahead - behind) / (2 * step) / 4**2
     assert (gradient * direction).sum() == pytest.approx(expected.item(), rel=0.1)
 
 
@@ -368,7 +368,7 @@ def test_silhouettes_move_as_finite_differences_say(rasterizer, motion):
 def test_an_occlusion_edge_moves_the_occluder_only(rasterizer, motion):
     near, faces = sphere(2, centre=(0.1, -0.05, 2.0), radius=0.6)
     far, far_faces = quad(-9.0, -9.0, 9.0, 9.0, 4.0)
-    count, camera = near.shape[1], look()
+    count, camera = near.shape[1], look(focal=120.0, size=(96, 128))
     colours = torch.tensor([[[1.0, 0.2]] * count + [[0.3, 0.9]] * 4])
     everything = torch.cat([faces, far_faces + count])
     direction = torch.cat([MOTIONS[motion](near), torch.zeros_like(far)], dim=1)
@@ -380,10 +380,10 @@ def test_an_occlusion_edge_moves_the_occluder_only(rasterizer, motion):
 
     vertices = torch.cat([near, far], dim=1).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(vertices, camera), vertices)
-    fine, step = zoomed(camera, 16), 0.01
+    fine, step = zoomed(camera, 4), 0.02
     with torch.no_grad():
         ahead, behind = (loss(vertices + s * direction, fine) for s in (step, -step))
-    expected = (ahead - behind) / (2 * step) / 16**2
+    expected = (ahead - behind) / (2 * step) / 4**2
     assert (gradient * direction).sum() == pytest.approx(expected.item(), rel=0.1)
     assert gradient[:, count:].abs().max() < 1e-3 * gradient[:, :count].abs().max()
 
@@ -397,7 +397,7 @@ def test_faces_of_one_surface_have_no_visibility_gradient_between_them(rasterize
     )
     assert set(drawn.image.round(decimals=3).unique().tolist()) == {0.0, 1.0}
     (gradient,) = torch.autograd.grad(drawn.image.sum(), vertices)
-    assert not gradient.any()
+    assert gradient.abs().max() < 1e-3  # rounding; a moving edge would have some 700
 
 
 def test_visibility_leaves_the_image_as_it_is(rasterizer):
