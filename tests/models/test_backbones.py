@@ -66,7 +66,10 @@ def test_checkpoint_of_timm_loads_at_another_size_without_its_classifier(tmp_pat
         ({"name": "vit_tinny"}, "timm has no model 'vit_tinny'"),
         ({"name": "resnet18", "stem": "conv"}, "resnet18 is none"),
         ({**TINY, "checkpoint": "nowhere.pth"}, "not found: nowhere.pth"),
-        ({"name": "vit_tiny_patch16_224", "stem": "conv", "options": {"patch_size": 14}}, "power of 2"),
+        (
+            {"name": "vit_tiny_patch16_224", "stem": "conv", "options": {"patch_size": 14}},
+            "power of 2",
+        ),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -37,9 +37,10 @@ class Rasterizer(nn.Module, ABC):
     Convention:
         Camera frame: OpenCV (x right, y down, z forward), metres. Row 0 is the top of the image
         and pixel centres lie at integer + 0.5. A pixel shows the nearest face that covers its
-        centre; at equal depth the lower face index wins. Both sides of a face are seen. A face
-        with a vertex nearer than ``near`` is not drawn, nor is a degenerate one; neither gives a
-        NaN. Everything is float32 inside, whatever autocast does. The forward is deterministic.
+        centre; at equal depth, rounding apart, the lower face index wins. Both sides of a face are
+        seen. A face with a vertex nearer than ``near`` is not drawn, nor is a degenerate one;
+        neither gives a NaN. Everything is float32 inside, whatever autocast does. The forward is
+        deterministic.
 
     Gradients:
         To vertices through perspective-correct barycentrics (shading, texture, depth) and through

@@ -13,10 +13,6 @@ from handrec.render.base import Attribute, Rasterizer
 #: Twice the area (px²) up to which a face counts as degenerate.
 DEGENERATE = 1e-6
 
-#: Low bits of a float32 depth to ignore: rounding (a relative 1e-6) must not choose between faces
-#: at the same depth.
-DEPTH_SLACK_BITS = 4
-
 #: Pixels of bounding boxes to test at a time: bounds the memory.
 FRAGMENTS_AT_ONCE = 1 << 17
 
@@ -46,7 +42,7 @@ class TorchRasterizer(Rasterizer):
             image, face = meshed[inside] // face_count, meshed[inside] % face_count
             inverse_depth = corners[meshed[inside], :, 2].reciprocal()
             depth = _add(edges[inside]) / _add(edges[inside] * inverse_depth)
-            rank = depth.view(torch.int32).long() >> DEPTH_SLACK_BITS
+            rank = depth.view(torch.int32).long()  # the bits of positive floats sort as they do
             pixel = (image * height + y[inside]) * width + x[inside]
             keys.scatter_reduce_(0, pixel, rank << 32 | face, "amin")
         return keys.int().view(-1, height, width)
@@ -165,8 +161,8 @@ def _own_edge(fragments: _Fragments, others: _Fragments) -> Tensor:
     It does if the other pixel shows none, or a face that goes on below this one. Faces of which
     neither goes on below the other join in one surface; if both do, they cut through each other.
     """
-    under = covers(edge_functions(others.corners, fragments.centre))
-    over = covers(edge_functions(fragments.corners, others.centre))
+    under = _contains(edge_functions(others.corners, fragments.centre))
+    over = _contains(edge_functions(fragments.corners, others.centre))
     return (fragments.face >= 0) & ((others.face < 0) | (under & ~over))
 
 
@@ -192,6 +188,11 @@ def covers(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
     area = _add(edges)
     inside = (edges * area[:, None]).amin(-1) >= 0
     return inside & (area.abs() > DEGENERATE)
+
+
+def _contains(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
+    """Return whether the pixel lies inside the face and not on its edges."""
+    return (edges * _add(edges)[:, None]).amin(-1) > 0
 
 
 def _add(terms: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
@@ -221,7 +222,9 @@ def _gather(
     """Return rows of each image's values; values of a batch of one serve every image."""
     if values.shape[0] > 1:
         index = index + image[:, None] * values.shape[1]
-    return values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
+    return (
+        values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, values.shape[-1])
+    )
 
 
 __all__ = ["TorchRasterizer"]

@@ -16,7 +16,6 @@ from handrec.render import torch_reference
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
 DEGENERATE = torch_reference.DEGENERATE
-DEPTH_SLACK_BITS = torch_reference.DEPTH_SLACK_BITS
 EMPTY = wp.int64(torch_reference.EMPTY)
 FACE_BITS = wp.int64(32)
 
@@ -75,7 +74,7 @@ def cover(
             e1 = cx * ay - cy * ax
             e2 = ax * by - ay * bx
             depth = (e0 + e1 + e2) / (e0 * a_inverse + e1 * b_inverse + e2 * c_inverse)
-            rank = wp.int64(wp.cast(depth, wp.int32) >> DEPTH_SLACK_BITS)
+            rank = wp.int64(wp.cast(depth, wp.int32))
             key = wp.where(covers(e0, e1, e2), rank << FACE_BITS | wp.int64(face), EMPTY)
             wp.atomic_min(keys, image, y, x, key)
 
@@ -225,17 +224,18 @@ def push_corners(
 
 @wp.func
 @no_type_check
-def face_covers(
+def contains(
     screen: wp.array2d[wp.vec3], faces: wp.array2d[wp.int32], image: int, face: int, p: wp.vec2
 ) -> bool:
-    """Return whether a face, if there is one, covers a point."""
+    """Return whether a point lies inside a face, if there is one, and not on its edges."""
     if face < 0:
         return False
     a = screen[image, faces[face, 0]]
     b = screen[image, faces[face, 1]]
     c = screen[image, faces[face, 2]]
     e = edge_functions(a, b, c, p[0], p[1])
-    return covers(e[0], e[1], e[2])
+    area = e[0] + e[1] + e[2]
+    return wp.min(wp.min(e[0] * area, e[1] * area), e[2] * area) > 0.0
 
 
 @wp.kernel
@@ -260,8 +260,8 @@ def edge_flux(
             other = face_index[image, below, right]
             if other != face:
                 there = wp.vec2(float(right) + 0.5, float(below) + 0.5)
-                under = face_covers(screen, faces, image, other, here)
-                over = face_covers(screen, faces, image, face, there)
+                under = contains(screen, faces, image, other, here)
+                over = contains(screen, faces, image, face, there)
                 owns = face >= 0 and (other < 0 or (under and not over))
                 owned = other >= 0 and (face < 0 or (over and not under))
                 if owns or owned:

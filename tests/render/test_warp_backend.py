@@ -1,0 +1,82 @@
+"""What is particular to the Warp backend: laziness, quiet, threads."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from handrec.render.shading import Light, render_lit
+from handrec.render.warp_backend import WarpRasterizer
+from tests.conformance.test_rasterizers import look, soup
+
+DRAW = """
+import sys, torch
+from handrec.render.warp_backend import WarpRasterizer
+assert "warp" not in sys.modules
+screen = torch.tensor([[[1.0, 1, 1], [6, 1, 1], [1, 6, 1]]])
+assert WarpRasterizer().cover(screen, torch.tensor([[0, 1, 2]]), (8, 8)).max() == 0
+"""
+
+
+def test_warp_is_imported_on_first_use_and_says_nothing():
+    run = subprocess.run(  # the kernels may compile: more than a moment
+        [sys.executable, "-c", DRAW], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+    assert run.stderr == ""
+
+
+@pytest.fixture
+def threads():
+    count = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(count)
+
+
+def draw():
+    vertices, faces = soup()
+    vertices = vertices.repeat(2, 1, 1)[:3].requires_grad_()
+    white = torch.ones(1, vertices.shape[1], 3, requires_grad=True)
+    light = Light(*(torch.ones(3, 3) / 4 for _ in range(3)))
+    drawn = render_lit(WarpRasterizer(), vertices, faces, light, look(3), colours=white)
+    drawn.image.square().sum().backward()
+    return drawn.image, vertices.grad, white.grad
+
+
+def test_threads_do_not_change_the_result(threads):
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        results.append(draw())
+    for other in results[1:]:
+        for one, another in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_draws_too(threads):
+    threads(2)
+    draw()  # the parent's threads exist
+    child = os.fork()
+    if child == 0:
+        # OpenMP's own threads do not survive a fork; ours are made anew.
+        os._exit(0 if _cover_in_child() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def _cover_in_child():
+    screen = torch.tensor([[[1.0, 1, 1], [6, 1, 1], [1, 6, 1]]]).repeat(2, 1, 1)
+    return WarpRasterizer().cover(screen, torch.tensor([[0, 1, 2]]), (8, 8)).max() == 0
+
+
+def test_strided_inputs_are_read_right():
+    vertices, faces = soup()
+    strided = vertices.mT.contiguous().mT
+    assert not strided.is_contiguous()
+    rasterizer = WarpRasterizer()
+    expected = rasterizer.cover(vertices, faces, (48, 64))
+    assert torch.equal(rasterizer.cover(strided, faces, (48, 64)), expected)
