@@ -9,7 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 
 from handrec.callbacks.progress import progress_bar
 from handrec.callbacks.summary import EndSummary
@@ -82,7 +87,7 @@ class HandCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
-    def setup_parser(self, *args: object, **kwargs: object) -> None:
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Build the parsers; unpickle nothing but weights, leave tables to our own reports."""
         super().setup_parser(*args, **kwargs)
         for name, parser in self._subcommand_parsers.items():
@@ -90,7 +95,7 @@ class HandCLI(LightningCLI):
             if name in ("validate", "test"):
                 parser.set_defaults(verbose=False)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the configuration saved with a run stands alone."""
         self.config = parser.parse_args(args)
         self.config[self.config.subcommand].bases = []
