@@ -19,8 +19,10 @@ from handrec.errors import UserError
 from handrec.methods.loading import load_method
 from tests.cli.conftest import REPOSITORY, write_yaml
 
+DUMMIES = "tests.cli.dummies"
 
-def tested_weight(capsys, *args):
+
+def weight_used(capsys, *args):
     capsys.readouterr()
     assert main(["test", *args]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if "test/photo_weight" in x)
@@ -41,7 +43,12 @@ def test_fit_test_predict_in_a_process_of_its_own(workspace):
 
     def handrec(*args):
         return subprocess.run(
-            [*start, *args], env=environment, cwd=workspace, capture_output=True, text=True
+            [*start, *args],
+            env=environment,
+            cwd=workspace,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     done = handrec("fit", "--exp", "dummy", "--scale=smoke")
@@ -112,15 +119,15 @@ def _rows(path):
 
 
 def test_the_command_line_beats_the_checkpoint(trained, capsys):
-    assert tested_weight(capsys, "--run=dummy") == 2.0
-    assert tested_weight(capsys, "--run=dummy", "--model.weights.photo=0.5") == 0.5
+    assert weight_used(capsys, "--run=dummy") == 2.0
+    assert weight_used(capsys, "--run=dummy", "--model.weights.photo=0.5") == 0.5
     checkpoint = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    assert tested_weight(capsys, checkpoint, "--model.weights.photo=0.25") == 0.25
+    assert weight_used(capsys, checkpoint, "--model.weights.photo=0.25") == 0.25
 
 
 def test_run_takes_a_directory_an_experiment_or_nothing(trained, capsys):
-    assert tested_weight(capsys, f"--run={trained}") == 2.0
-    assert tested_weight(capsys) == 2.0
+    assert weight_used(capsys, f"--run={trained}") == 2.0
+    assert weight_used(capsys) == 2.0
     assert main(["test", "--run=dummy", "--which=last"]) == 0
     assert "last.ckpt" in capsys.readouterr().out
 
@@ -129,7 +136,7 @@ def test_a_checkpoint_far_from_its_run_is_enough(trained, tmp_path, capsys):
     stray = tmp_path / "downloads" / "hand.ckpt"
     stray.parent.mkdir()
     (trained / "checkpoints" / "last.ckpt").rename(stray)
-    assert tested_weight(capsys, f"--ckpt_path={stray}") == 2.0
+    assert weight_used(capsys, f"--ckpt_path={stray}") == 2.0
 
 
 def test_load_method_rebuilds_the_method(trained):
@@ -141,8 +148,8 @@ def test_load_method_rebuilds_the_method(trained):
 
 
 def test_predict_swaps_the_data_and_adds_the_writer(trained, monkeypatch, capsys):
-    monkeypatch.setattr("handrec.cli.command_line.PHOTOS", "tests.cli.dummies.DummyPhotos")
-    monkeypatch.setattr("handrec.cli.command_line.WRITER", "tests.cli.dummies.DummyWriter")
+    monkeypatch.setattr("handrec.cli.command_line.PHOTOS", f"{DUMMIES}.DummyPhotos")
+    monkeypatch.setattr("handrec.cli.command_line.WRITER", f"{DUMMIES}.DummyWriter")
     Path("photos").mkdir()
     Path("boxes.json").write_text("{}")
     options = ["--input=photos", "--boxes=boxes.json", "--out=found"]
@@ -152,7 +159,7 @@ def test_predict_swaps_the_data_and_adds_the_writer(trained, monkeypatch, capsys
 
 
 def test_another_data_set_at_evaluation(trained, workspace):
-    overlay = {"data": {"class_path": "tests.cli.dummies.DummyData", "init_args": {"size": 4}}}
+    overlay = {"data": {"class_path": f"{DUMMIES}.DummyData", "init_args": {"size": 4}}}
     write_yaml(workspace / "experiments" / "data" / "other.yaml", overlay)
     assert main(["test", "--run=dummy", "--dataset=other"]) == 0
 
@@ -164,11 +171,11 @@ def test_lists_append_and_dataclasses_merge(workspace):
             "bases": ["dummy.yaml"],
             "dataset": "dummy",
             "model": {"init_args": {"weights": {"silhouette": 0.7}}},
-            "trainer": {"callbacks+": [{"class_path": "tests.cli.dummies.DummyWriter"}]},
+            "trainer": {"callbacks+": [{"class_path": f"{DUMMIES}.DummyWriter"}]},
         },
     )
     writer = [
-        "--trainer.callbacks+=tests.cli.dummies.DummyWriter",
+        f"--trainer.callbacks+={DUMMIES}.DummyWriter",
         "--trainer.callbacks.out=second",
     ]
     assert main(["fit", "--exp=child", "--scale=smoke", *writer]) == 0
@@ -193,8 +200,8 @@ def test_lists_append_and_dataclasses_merge(workspace):
         ("--checkpoint.moniter=x", "unknown key checkpoint.moniter"),
         ("--nonsense=1", "unknown key nonsense"),
         (
-            "--model=tests.cli.dummies.Nope",
-            "model: module 'tests.cli.dummies' has no attribute 'Nope'",
+            f"--model={DUMMIES}.Nope",
+            f"model: module '{DUMMIES}' has no attribute 'Nope'",
         ),
         ("--model.part=nowhere.Part", "model.part: No module named 'nowhere'"),
         ("--model.fail=this size cannot be", "this size cannot be"),
@@ -233,13 +240,8 @@ def test_names_that_do_not_exist_list_those_that_do(refuse):
 
 def test_a_checkpoint_of_another_method_is_refused(trained, refuse):
     path = f"--ckpt_path={trained}/checkpoints/last.ckpt"
-    line = refuse(
-        "fit", "--exp=dummy", "--scale=smoke", "--model=tests.cli.dummies.OtherMethod", path
-    )
-    assert (
-        "is a checkpoint of tests.cli.dummies.DummyMethod, not of tests.cli.dummies.OtherMethod"
-        in line
-    )
+    line = refuse("fit", "--exp=dummy", "--scale=smoke", f"--model={DUMMIES}.OtherMethod", path)
+    assert f"is a checkpoint of {DUMMIES}.DummyMethod, not of {DUMMIES}.OtherMethod" in line
 
 
 def test_a_broken_or_malicious_checkpoint_is_refused(trained, refuse, tmp_path):

@@ -65,21 +65,25 @@ def test_the_hook_refuses_licensed_large_and_secret_files(tmp_path, capsys):
 
 def test_no_tracked_file_would_be_refused():
     hook = load_script("refuse_files")
-    done = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip("not a git checkout")
     assert [name for name in done.stdout.splitlines() if hook.complaint(REPOSITORY / name)] == []
 
 
 def make(*args):
-    return subprocess.run(["make", *args], cwd=REPOSITORY, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", *args], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_make_helps_and_refuses_before_setting_anything_up():
     listed = make().stdout
     targets = re.findall(r"^([a-z]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.M)
-    assert len(targets) >= 12
+    assert len(targets) >= 11
     assert all(f"  {target} " in listed for target in targets)
     for target, word in {
         "train": "EXP=",

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from handrec.cli.main import main
-from handrec.cli.results import collect, section, show
+from handrec.cli.results import collect, read_records, section, show
 from handrec.errors import UserError
 from handrec.records import write_record
 
@@ -42,9 +42,8 @@ def test_pages_show_the_records_and_are_the_same_every_time(records):
         return {path.name: path.read_bytes() for path in files}
 
     first = pages()
-    assert set(first) == {
-        "README.md", "bench.md", "experiments.md", "bench-raster-speed.png", "experiments-error.png",
-    }  # fmt: skip
+    plots = {"bench-raster-speed.png", "experiments-error.png"}
+    assert set(first) == {"README.md", "bench.md", "experiments.md", *plots}
     bench = first["bench.md"].decode()
     assert "| backend | ms | faces |" in bench
     assert "| warp | 0.6123 |  |" in bench
@@ -79,11 +78,12 @@ def test_a_file_that_is_no_record_is_named(workspace):
     (workspace / "results").mkdir()
     (workspace / "results/odd.json").write_text("[1, 2]")
     with pytest.raises(UserError, match=r"odd\.json is no record"):
-        from handrec.cli.results import read_records
-
         read_records(workspace / "results")
 
 
 def test_records_import_nothing_but_the_standard_library():
-    code = "import sys, handrec.records; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'yaml')))"
+    code = (
+        "import sys, handrec.records; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'yaml')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """LightningCLI with run directories, checkpoints and early checks."""
 
 import logging
+import os
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import (
-    ArgsType,
     LightningArgumentParser,
     LightningCLI,
     SaveConfigCallback,
@@ -174,10 +174,10 @@ def check_checkpoint(path: Path, class_path: str) -> None:
 
 def quieten() -> None:
     """Hide what no user of the suite can act on."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's calls
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in (
-        ".*instantiate_classes.*deprecated",
         ".*callbacks used to create the checkpoint need to be provided",
         ".*does not have many workers",
         ".*The number of training batches .* is smaller than the logging interval",
