@@ -179,6 +179,7 @@ def quieten() -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in (
         ".*callbacks used to create the checkpoint need to be provided",
+        ".*is an instance of .nn.Module. and is already saved during checkpointing",
         ".*does not have many workers",
         ".*The number of training batches .* is smaller than the logging interval",
         ".*Experiment logs directory .* exists and is not empty",
