@@ -61,6 +61,9 @@ class DummyMethod(HandMethod):
     def validation_step(self, batch, batch_idx):
         self.log("val/pa_mpvpe", 1000 * self.error(batch), prog_bar=True)
 
+    def on_validation_epoch_end(self):
+        pass
+
     def test_step(self, batch, batch_idx):
         self.log("test/photo_weight", self.weights.photo)
         self.log("test/pa_mpvpe", 1000 * self.error(batch))

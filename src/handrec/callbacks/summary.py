@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
-from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.text import Text
@@ -32,32 +31,34 @@ class EndSummary(pl.Callback):
         """Start the clock."""
         self._started, self._date = time.monotonic(), time.time()
 
-    @rank_zero_only
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Print the summary; the last hook of a command that ended well."""
+        log_dir = Path(trainer.log_dir or ".")  # collective: every process has to ask
+        if not trainer.is_global_zero:
+            return
         rows = {"fit": self.fit_rows, "predict": self.predict_rows}.get(stage, self.test_rows)
-        lines = rows(trainer)
+        lines = rows(trainer, log_dir)
         width = 2 + max(len(name) for name, _ in lines)
         self.console.print()
         for name, value in lines:  # no table: it would cut long paths short on a narrow terminal
             self.console.print(Text.assemble((name.ljust(width), "bold"), value))
 
-    def fit_rows(self, trainer: pl.Trainer) -> list[tuple[str, str]]:
+    def fit_rows(self, trainer: pl.Trainer, log_dir: Path) -> list[tuple[str, str]]:
         """Return what a training has to say."""
         state = "stopped" if trainer.interrupted else "trained"
         done = f"{trainer.global_step} steps, {trainer.current_epoch} epochs"
         rows = [(state, f"{self.experiment}: {done} in {self._elapsed()}")]
         rows += best_rows(trainer)
-        if trainer.log_dir and Path(trainer.log_dir).is_dir():
-            rows.append(("run", str(relative(Path(trainer.log_dir)))))
+        if (log_dir / "config.yaml").is_file():
+            rows.append(("run", str(relative(log_dir))))
         if trainer.interrupted:
             return rows
         return [*rows, ("next", f"make eval EXP={self.experiment}")]
 
-    def test_rows(self, trainer: pl.Trainer) -> list[tuple[str, str]]:
+    def test_rows(self, trainer: pl.Trainer, log_dir: Path) -> list[tuple[str, str]]:
         """Return what an evaluation has to say: where its report lies, or its figures."""
         rows = [("evaluated", f"{self.experiment} in {self._elapsed()}")]
-        found = self._reports(Path(trainer.log_dir or "."))
+        found = self._reports(log_dir)
         if found:
             rows += [(name, str(relative(path))) for name, path in found]
         else:
@@ -70,7 +71,7 @@ class EndSummary(pl.Callback):
         paths = [(name, path) for name, file in REPORTS for path in run.glob(f"eval/*/{file}")]
         return [(name, path) for name, path in paths if path.stat().st_mtime >= self._date - 1]
 
-    def predict_rows(self, trainer: pl.Trainer) -> list[tuple[str, str]]:
+    def predict_rows(self, trainer: pl.Trainer, log_dir: Path) -> list[tuple[str, str]]:
         """Return what a prediction has to say: which files there are now, and how many."""
         rows = [("predicted", f"with {self.experiment} in {self._elapsed()}")]
         for out in outputs(trainer):

@@ -37,7 +37,10 @@ def expand(args: list[str]) -> list[str]:
 
 def says_model(args: list[str]) -> bool:
     """Return whether arguments name a model by themselves, or only ask for help."""
-    return any(arg.startswith(("--config", "--model", "--help", "-h")) for arg in args)
+    flags = {arg.partition("=")[0] for arg in args}
+    return not flags.isdisjoint(
+        {"--config", "--model", "--model.class_path", "--model.help", "--help", "-h"}
+    )
 
 
 def bare_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """LightningCLI with run directories, checkpoints and early checks."""
 
 import logging
+import os
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 
 from handrec.callbacks.progress import progress_bar
 from handrec.callbacks.summary import EndSummary
@@ -82,7 +87,7 @@ class HandCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
-    def setup_parser(self, *args: object, **kwargs: object) -> None:
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Build the parsers; unpickle nothing but weights, leave tables to our own reports."""
         super().setup_parser(*args, **kwargs)
         for name, parser in self._subcommand_parsers.items():
@@ -90,7 +95,7 @@ class HandCLI(LightningCLI):
             if name in ("validate", "test"):
                 parser.set_defaults(verbose=False)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the configuration saved with a run stands alone."""
         self.config = parser.parse_args(args)
         self.config[self.config.subcommand].bases = []
@@ -169,11 +174,12 @@ def check_checkpoint(path: Path, class_path: str) -> None:
 
 def quieten() -> None:
     """Hide what no user of the suite can act on."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's calls
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in (
-        ".*instantiate_classes.*deprecated",
         ".*callbacks used to create the checkpoint need to be provided",
+        ".*is an instance of .nn.Module. and is already saved during checkpointing",
         ".*does not have many workers",
         ".*The number of training batches .* is smaller than the logging interval",
         ".*Experiment logs directory .* exists and is not empty",

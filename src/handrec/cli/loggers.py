@@ -29,7 +29,9 @@ def check_writable(directory: Path) -> None:
     free = shutil.disk_usage(directory).free
     if free < FREE_BYTES:
         wanted = FREE_BYTES // 10**6
-        raise UserError(f"{directory} is on a full disk: {free // 10**6} MB free, {wanted} wanted")
+        raise UserError(
+            f"{directory} is on a full disk: {free // 10**6} MB free, {wanted} MB wanted"
+        )
 
 
 def run_loggers(logs: Path, name: str, *, mirror: bool) -> list[Logger]:

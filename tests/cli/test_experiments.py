@@ -1,0 +1,157 @@
+"""Names, bases and overlays; and every experiment of the repository runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from handrec.cli import experiments, runs
+from handrec.cli.command_line import expand
+from handrec.cli.main import main
+from handrec.errors import UserError
+from tests.cli.conftest import REPOSITORY, write_yaml
+
+SHIPPED = sorted(
+    str(path.relative_to(REPOSITORY / "experiments").with_suffix(""))
+    for path in (REPOSITORY / "experiments").rglob("*.yaml")
+    if path.relative_to(REPOSITORY / "experiments").parts[0] not in experiments.NOT_EXPERIMENTS
+)
+
+
+def configs(args):
+    return [Path(arg.partition("=")[2]).name for arg in args if arg.startswith("--config=")]
+
+
+def test_bases_come_first_and_once(tmp_path):
+    for name, bases in {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}.items():
+        write_yaml(tmp_path / f"{name}.yaml", {"bases": [f"{base}.yaml" for base in bases]})
+    chain = experiments.config_chain(tmp_path / "d.yaml")
+    assert [path.stem for path in chain] == ["a", "b", "c", "d"]
+
+
+def test_a_base_of_itself_is_refused(tmp_path):
+    write_yaml(tmp_path / "a.yaml", {"bases": ["b.yaml"]})
+    write_yaml(tmp_path / "b.yaml", {"bases": ["a.yaml"]})
+    with pytest.raises(UserError, match="is its own base"):
+        experiments.config_chain(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("form", [["--config={}"], ["--config", "{}"], ["-c", "{}"], ["-c={}"]])
+def test_every_form_of_config_is_expanded(tmp_path, form):
+    write_yaml(tmp_path / "base.yaml", {})
+    path = write_yaml(tmp_path / "child.yaml", {"bases": ["base.yaml"]})
+    args = experiments.expand_bases([part.format(path) for part in form] + ["--x=1"])
+    assert configs(args) == ["base.yaml", "child.yaml"]
+    assert args[-1] == "--x=1"
+
+
+def test_overlays_come_in_order_and_the_command_line_last(workspace, capsys):
+    scale = workspace / "experiments" / "scale"
+    write_yaml(scale / "smoke" / "dummy.yaml", {})
+    args = expand(["fit", "--model.lr=3", "--exp=dummy", "--scale", "smoke"])
+    # data and experiment have the same name here: its tuning is applied for both
+    assert configs(args) == [
+        "short.yaml",
+        "dummy.yaml",
+        "dummy.yaml",
+        "smoke.yaml",
+        "dummy.yaml",
+        "dummy.yaml",
+    ]
+    assert args[-1] == "--model.lr=3"
+    assert capsys.readouterr().out == "handrec: dummy · data dummy · scale smoke\n"
+
+
+def test_tuning_of_a_scale_for_data_and_experiment(workspace):
+    root = workspace / "experiments"
+    write_yaml(root / "data" / "other.yaml", {})
+    for name in ("other", "dummy", "unrelated"):
+        write_yaml(root / "scale" / "smoke" / f"{name}.yaml", {})
+    args = expand(["fit", "--exp=dummy", "--dataset=other", "--scale=smoke"])
+    assert configs(args)[-4:] == ["other.yaml", "smoke.yaml", "other.yaml", "dummy.yaml"]
+    assert {"--name=dummy", "--dataset=other", "--scale=smoke"} <= set(args)
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_the_default_scale_follows_the_machine_and_is_printed(workspace, monkeypatch, capsys, cuda):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    args = expand(["fit", "--exp=dummy"])
+    scale = "gpu" if cuda else "cpu"
+    assert f"--scale={scale}" in args
+    assert f"scale {scale} (" in capsys.readouterr().out
+
+
+def test_experiments_are_found_outside_a_clone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert experiments.experiments_dir() == REPOSITORY / "experiments"
+
+
+def make_run(root, name, version, checkpoints=("last",)):
+    run = root / "lightning_logs" / name / f"version_{version}"
+    write_yaml(run / "config.yaml", {})
+    for checkpoint in checkpoints:
+        (run / "checkpoints").mkdir(exist_ok=True)
+        (run / "checkpoints" / f"{checkpoint}.ckpt").touch()
+    return run
+
+
+def test_runs_sort_by_number_and_need_a_checkpoint(workspace, capsys):
+    for version in (2, 9, 10):
+        make_run(workspace, "nested/dummy", version)
+    make_run(workspace, "nested/dummy", 11, checkpoints=())  # died before its first checkpoint
+    assert main(["runs", "latest", "nested/dummy"]) == 0
+    assert capsys.readouterr().out.strip() == "lightning_logs/nested/dummy/version_10"
+    assert [run.version for run in runs.all_runs()] == [2, 9, 10]
+    with pytest.raises(UserError, match="there are runs of nested/dummy"):
+        runs.latest("dummy")
+
+
+def test_checkpoints_best_before_last(workspace):
+    run = make_run(workspace, "dummy", 0, ["last", "best"])
+    assert runs.choose_checkpoint(run).name == "best.ckpt"
+    assert runs.choose_checkpoint(run, "last").name == "last.ckpt"
+    assert runs.choose_checkpoint(make_run(workspace, "dummy", 1)).name == "last.ckpt"
+    with pytest.raises(UserError, match="choose best or last"):
+        runs.choose_checkpoint(run, "first")
+    assert runs.run_of(run / "checkpoints" / "best.ckpt") == run
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").rglob("*.yaml")), ids=str)
+def test_every_configuration_file_is_well_formed(path):
+    content = yaml.safe_load(path.read_text())
+    assert isinstance(content, dict)
+    if "sweeps" not in path.parts:
+        known = {
+            "bases",
+            "name",
+            "dataset",
+            "seed_everything",
+            "trainer",
+            "model",
+            "data",
+            "checkpoint",
+        }
+        assert set(content) <= known
+
+
+@pytest.mark.parametrize("scale", experiments.available("SCALE"))
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_experiment_parses_at_every_scale(name, scale, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", f"--exp={name}", f"--scale={scale}", "--print_config"])
+    assert exit_.value.code in (0, None)
+    printed = capsys.readouterr().out
+    config = yaml.safe_load(printed[printed.index("seed_everything:") :])
+    assert config["name"] == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_experiment_trains_and_tests(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main(["fit", f"--exp={name}", "--scale=smoke"]) == 0
+    assert main(["test", f"--run={name}"]) == 0
+    assert f"make predict EXP={name}" in capfd.readouterr().out
