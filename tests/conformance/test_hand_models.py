@@ -15,8 +15,8 @@ from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
 from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS
 from handrec.hand.openhand import OpenHand
-from tests.standins import standin_mano
 from handrec.hand.sampler import PoseSampler
+from tests.standins import standin_mano
 
 #: Hand models by name. One whose constructor needs files joins with a function that makes a
 #: stand-in for them.

@@ -163,7 +163,7 @@ class PredictionWriter(pl.Callback):
         self._written, self._hands = 0, 0
         self._broken: list[str] = []
 
-    def on_predict_batch_end(  # noqa: PLR0917 (Lightning's signature)
+    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
@@ -284,7 +284,7 @@ def describe(hands: list[FoundHand], meshes: list[dict[str, str]]) -> dict[str, 
     }
 
 
-def _rounded(values: Tensor | Sequence[float], digits: int) -> Any:  # noqa: ANN401
+def _rounded(values: Tensor | Sequence[float], digits: int) -> Any:
     """Return nested lists of numbers to so many decimals, short in JSON."""
     return np.asarray(values, dtype=np.float64).round(digits).tolist()
 

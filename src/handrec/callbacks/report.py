@@ -113,7 +113,7 @@ class EvaluationReport(pl.Callback):
         self._metrics: dict[str, HandMetrics] = {}
         self._gallery = Gallery(self.examples)
 
-    def on_test_batch_end(  # noqa: PLR0917 (Lightning's signature)
+    def on_test_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,

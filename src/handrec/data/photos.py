@@ -284,7 +284,7 @@ def read_boxes(path: Path, side: Side) -> dict[str, list[tuple[Box, Side]]]:
     return boxes
 
 
-def _parse_hand(where: str, hand: Any, side: Side) -> tuple[Box, Side]:  # noqa: ANN401
+def _parse_hand(where: str, hand: Any, side: Side) -> tuple[Box, Side]:
     """Return box and side of one entry of a boxes file."""
     if not isinstance(hand, dict) or "box" not in hand or hand.keys() - {"box", "side"}:
         raise UserError(f'{where}: wants the keys "box" and "side", got {json.dumps(hand)}')
@@ -305,7 +305,7 @@ def read_intrinsics(
     return _parse_camera(str(path), content)
 
 
-def _parse_camera(where: str, content: Any) -> Float[np.ndarray, "3 3"]:  # noqa: ANN401
+def _parse_camera(where: str, content: Any) -> Float[np.ndarray, "3 3"]:
     """Return a camera matrix, checked."""
     matrix = _numbers(content, (3, 3))
     if matrix is None or matrix[2].tolist() != [0, 0, 1] or min(matrix[0, 0], matrix[1, 1]) <= 0:
@@ -313,7 +313,7 @@ def _parse_camera(where: str, content: Any) -> Float[np.ndarray, "3 3"]:  # noqa
     return matrix
 
 
-def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:  # noqa: ANN401
+def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return an array of finite numbers of the given shape, or None if it is not one."""
     try:
         array = np.asarray(content, dtype=float)
@@ -322,7 +322,7 @@ def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:  # noqa
     return array if array.shape == shape and np.isfinite(array).all() else None
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401
+def _read_json(path: Path) -> Any:
     """Return a JSON file's content; errors name the line, a name may not come twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

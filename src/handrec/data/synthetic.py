@@ -201,9 +201,7 @@ class SyntheticHands(HandDataModule):
             if self.cached:
                 block["picture"] = self._draw(scenes)
             blocks.append(block)
-        table = {
-            key: torch.cat([block[key] for block in blocks]).contiguous() for key in blocks[0]
-        }
+        table = {key: torch.cat([block[key] for block in blocks]).contiguous() for key in blocks[0]}
         path = self._file(split)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:

@@ -25,10 +25,9 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
     of two.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        plain: nn.Conv2d = self.proj
-        self.proj = self._stack(plain.in_channels, plain.out_channels, self.patch_size[0])
+    def __init__(self, *args: Any, in_chans: int = 3, embed_dim: int = 768, **kwargs: Any) -> None:
+        super().__init__(*args, in_chans=in_chans, embed_dim=embed_dim, **kwargs)
+        self.proj = self._stack(in_chans, embed_dim, self.patch_size[0])
 
     @staticmethod
     def _stack(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
