@@ -89,8 +89,9 @@ class Rasterizer(nn.Module, ABC):
             layers = torch.cat([torch.where(seen, shaded, behind), seen.to(shaded)], dim=-1)
             if torch.is_grad_enabled() and screen.requires_grad:
                 layers = self.visibility(layers, screen, faces, face_index)
-        layers = layers.permute(0, 3, 1, 2)
-        return Rendering(layers[:, :-1], layers[:, -1:], depth.permute(0, 3, 1, 2), face_index)
+        layers, depth = layers.permute(0, 3, 1, 2), depth.permute(0, 3, 1, 2)
+        image, mask = layers[:, :-1].contiguous(), layers[:, -1:].contiguous()
+        return Rendering(image, mask, depth, face_index)
 
     @abstractmethod
     def cover(
