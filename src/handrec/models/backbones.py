@@ -81,13 +81,11 @@ class TimmBackbone(Backbone):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), False)
         self.mean: Tensor
         self.std: Tensor
-        self._fused: bool | None = None
         if checkpoint is not None:
             load_backbone(self.model, checkpoint)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return the features of RGB images in [0, 1]."""
-        self._fuse_attention(image.device.type != "cpu")
         features = self.model.forward_features((image - self.mean) / self.std)
         if features.ndim == 4:
             return Features(features, features.mean((2, 3)))
@@ -95,14 +93,6 @@ class TimmBackbone(Backbone):
         rows, columns = self.model.patch_embed.dynamic_feat_size(image.shape[-2:])
         grid = features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
         return Features(grid, features[:, 0] if prefix else features.mean(1))
-
-    def _fuse_attention(self, fused: bool) -> None:
-        """Choose the faster attention: on CPUs, torch's fused one is 3 times slower backwards."""
-        if fused != self._fused:
-            self._fused = fused
-            for module in self.model.modules():
-                if hasattr(module, "fused_attn"):
-                    module.fused_attn = fused
 
 
 def is_vit(name: str) -> bool:
