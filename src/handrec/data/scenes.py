@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from handrec.geometry.camera import project
-from handrec.geometry.rotations import random_rotations
+from handrec.geometry.rotations import axis_angle_to_matrix
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 
@@ -88,18 +88,20 @@ class Uniform:
         return torch.randn(*shape, generator=self.generator)
 
 
-def sample_scenes(hand: HandModel, count: int, seed: int) -> Scenes:
+def sample_scenes(hand: HandModel, count: int, seed: int, cone: float = 180.0) -> Scenes:
     """Return ``count`` scenes; the same seed gives the same scenes.
 
     Args:
         hand: the model whose poses, shapes and surface are drawn.
         count: rows of the table.
         seed: of all randomness.
+        cone: greatest angle between the fingers of a straight hand and the picture's up, degrees;
+            180 draws every view. Within it the views are uniform, palm, back and sides alike.
     """
     generator = torch.Generator().manual_seed(seed)
     draw = Uniform(generator)
     pose = PoseSampler(hand).sample(count, generator)
-    pose[:, 0] = random_rotations(count, generator=generator)
+    pose[:, 0] = _look(count, math.radians(cone), draw)
     betas = draw.normal(count, 10).clamp(-2.5, 2.5)
     translation, intrinsics, crop_to_image = _place(hand, pose, betas, draw)
     noise, confidence = _detect(count, draw)
@@ -110,6 +112,17 @@ def sample_scenes(hand: HandModel, count: int, seed: int) -> Scenes:
         pose, betas, translation, intrinsics, crop_to_image, skin, palm, waves,
         ambient, directional, direction, backdrop, texture, shapes, noise, confidence,
     )  # fmt: skip
+
+
+def _look(count: int, cone: float, draw: Uniform) -> Float[Tensor, "b 3 3"]:
+    """Return global rotations: fingers (-x at rest) uniform on a cap about up (-y), any spin."""
+    zero = torch.zeros(count)
+    quarter = torch.tensor([0.0, 0.0, math.pi / 2])  # turns -x to -y
+    spin = torch.stack([zero, draw(-math.pi, math.pi, count), zero], dim=1)
+    tilt = torch.acos(draw(math.cos(cone), 1.0, count))
+    azimuth = draw(-math.pi, math.pi, count)
+    lean = torch.stack([azimuth.cos(), zero, azimuth.sin()], dim=1) * tilt[:, None]
+    return axis_angle_to_matrix(lean) @ axis_angle_to_matrix(spin) @ axis_angle_to_matrix(quarter)
 
 
 def _place(
@@ -149,7 +162,7 @@ def _detect(count: int, draw: Uniform) -> tuple[Tensor, Tensor]:
     Most keypoints are 0.5 to 3 % of the crop off; 5 % are outliers of 15 %.
     """
     sigma = draw(0.005, 0.03, count, 1) * draw(0.5, 1.5, count, 21)
-    sigma = torch.where(draw(0, 1, count, 21) < 0.05, 0.15, sigma)
+    sigma = torch.where(draw(0.0, 1.0, count, 21) < 0.05, 0.15, sigma)
     noise = draw.normal(count, 21, 2) * sigma[..., None]
     confidence = torch.exp(-sigma / 0.04) + 0.1 * draw.normal(count, 21)
     return noise, confidence.clamp(0, 1)
@@ -160,13 +173,13 @@ def _paint(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
     tones = torch.tensor(
         [[int(tone[i : i + 2], 16) / 255 for i in (0, 2, 4)] for tone in _MONK_TONES]
     )
-    position = draw(0, len(tones) - 1, count)
+    position = draw(0.0, len(tones) - 1.0, count)
     lower = position.long()
     skin = torch.lerp(tones[lower], tones[lower + 1], (position - lower)[:, None])
     skin = (skin * draw(0.9, 1.1, count, 3)).clamp(0.02, 0.98)
     palm = 1 + draw(0.0, 0.35, count, 1) * torch.tensor([1.0, 0.75, 0.7])
     waves = torch.cat(
-        [draw(-0.04, 0.04, count, WAVES, 3), draw(0, 2 * math.pi, count, WAVES, 1)], dim=2
+        [draw(-0.04, 0.04, count, WAVES, 3), draw(0.0, 2 * math.pi, count, WAVES, 1)], dim=2
     )
     return skin, palm, waves
 
@@ -174,8 +187,8 @@ def _paint(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
 def _light(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
     """Return ambient and directional light, from anywhere but far behind the hand."""
     tint = 1 + draw(-0.12, 0.12, count, 3)
-    ambient = draw(0.3, 0.8, count, 1)
-    directional = (1.05 - ambient) * draw(0.7, 1.2, count, 1) * tint
+    ambient = draw(0.4, 0.9, count, 1)
+    directional = (1.1 - ambient) * draw(0.7, 1.2, count, 1) * tint
     direction = draw.normal(count, 3)
     direction[:, 2] = -direction[:, 2].abs() + 0.3
     return ambient * tint, directional, torch.nn.functional.normalize(direction, dim=1)
@@ -185,12 +198,12 @@ def _background(count: int, draw: Uniform, skin: Tensor) -> tuple[Tensor, Tensor
     """Return the colours of a blurry backdrop with shapes before it, a third of them skin-like."""
     mean, contrast = draw(0.1, 0.9, count, 3, 1, 1), draw(0.02, 0.35, count, 1, 1, 1)
     backdrop = mean + contrast * draw.normal(count, 3, 4, 4)
-    texture = draw(0, 0.15, count, 1, 1, 1) * draw.normal(count, 3, 24, 24)
-    colour = draw(0, 1, count, SHAPES, 3)
-    like_skin = draw(0, 1, count, SHAPES, 1) < 1 / 3
+    texture = draw(0.0, 0.15, count, 1, 1, 1) * draw.normal(count, 3, 24, 24)
+    colour = draw(0.0, 1.0, count, SHAPES, 3)
+    like_skin = draw(0.0, 1.0, count, SHAPES, 1) < 1 / 3
     colour = torch.where(like_skin, skin[:, None] * draw(0.7, 1.2, count, SHAPES, 1), colour)
     half = draw(0.03, 0.3, count, SHAPES, 2)
-    half *= (draw(0, 1, count, SHAPES, 1) < 0.5).float()  # a shape of no size is not drawn
-    place = draw(0, 1, count, SHAPES, 2)
-    shapes = torch.cat([place, half, draw(0, 1, count, SHAPES, 1), colour], dim=2)
+    half *= (draw(0.0, 1.0, count, SHAPES, 1) < 0.5).float()  # a shape of no size is not drawn
+    place = draw(0.0, 1.0, count, SHAPES, 2)
+    shapes = torch.cat([place, half, draw(0.0, 1.0, count, SHAPES, 1), colour], dim=2)
     return backdrop, texture, shapes

@@ -58,6 +58,7 @@ class SyntheticHands(HandDataModule):
         val_size: see ``train_size``.
         test_size: see ``train_size``.
         augmentation: of training batches; None for none.
+        cone: of the views, degrees from fingers up; 180 is every view. See ``sample_scenes``.
         keypoints: ``exact`` projections, or ``detected`` ones with noise and confidences.
         cached: draw once and keep the pictures.
         cache_dir: where scenes and pictures are kept.
@@ -77,6 +78,7 @@ class SyntheticHands(HandDataModule):
         val_size: int = 1_000,
         test_size: int = 1_000,
         augmentation: Augmentation | None = None,
+        cone: float = 180.0,
         keypoints: Literal["exact", "detected"] = "exact",
         cached: bool = False,
         cache_dir: str = ".cache/synthetic",
@@ -90,6 +92,7 @@ class SyntheticHands(HandDataModule):
         self.batch_size = batch_size
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self.augmentation = augmentation
+        self.cone = float(cone)
         self.keypoints = keypoints
         self.cached = cached
         self.cache_dir = Path(cache_dir)
@@ -185,7 +188,7 @@ class SyntheticHands(HandDataModule):
     def _file(self, split: Split) -> Path:
         """Name the split's file by everything that its content depends on."""
         surface = hashlib.sha256(self.hand.template.cpu().numpy().tobytes()).hexdigest()[:8]
-        parts = [SCENES_VERSION, split, self.sizes[split], self.seed, surface]
+        parts = [SCENES_VERSION, split, self.sizes[split], self.seed, surface, f"{self.cone:g}"]
         parts += [self.image_size] if self.cached else []
         return self.cache_dir / ("-".join(str(part) for part in parts) + ".safetensors")
 
@@ -196,7 +199,8 @@ class SyntheticHands(HandDataModule):
         what = f"drawing {self.sizes[split]:,} {split} images" if self.cached else f"{split} scenes"
         for start in track(starts, description=what, transient=True):
             count = min(_BLOCK, self.sizes[split] - start)
-            scenes = sample_scenes(self.hand, count, _block_seed(self.seed, split, start))
+            seed = _block_seed(self.seed, split, start)
+            scenes = sample_scenes(self.hand, count, seed, self.cone)
             block = scenes._asdict()
             if self.cached:
                 block["picture"] = self._draw(scenes)

@@ -35,6 +35,8 @@ class HandMIMWeights:
     Attributes:
         vertices: L1, metres, relative to the wrist.
         joints: L1, metres, relative to the wrist.
+        local: L1 of the vertices, metres, in the wrist's own frame: without it, while the global
+            rotation is still wrong, curled fingers are the cheapest answer.
         keypoints: L1, half crops.
         rotations: squared difference of matrices.
         shape: squared difference of coefficients.
@@ -43,6 +45,7 @@ class HandMIMWeights:
 
     vertices: float = 20.0
     joints: float = 20.0
+    local: float = 20.0
     keypoints: float = 2.0
     rotations: float = 2.0
     shape: float = 0.01
@@ -141,6 +144,13 @@ def supervised_terms(hand: HandPrediction, batch: HandBatch) -> dict[str, Tensor
         ),
         "joints": relative_points_loss(
             hand.joints, batch.joints_3d, root, true_root, batch.has_joints_3d
+        ),
+        "local": relative_points_loss(
+            hand.vertices @ hand.pose[:, 0],
+            batch.vertices @ batch.pose[:, 0],
+            (root[:, None] @ hand.pose[:, 0])[:, 0],
+            (true_root[:, None] @ batch.pose[:, 0])[:, 0],
+            batch.has_pose * batch.has_vertices,
         ),
         "keypoints": keypoints_2d_loss(
             hand.keypoints_2d, batch.keypoints_2d, batch.confidence, batch.camera.image_size
