@@ -57,7 +57,7 @@ class HandMIM(HandMethod):
 
     Args:
         backbone: a ViT by default; any backbone works.
-        head: builds the mesh head from the backbone's channels and the hand.
+        head: builds the mesh head for the backbone and the hand.
         hand: the hand model.
         rasterizer: draws the targets of the dense supervision.
         weights: of the losses.
@@ -83,7 +83,7 @@ class HandMIM(HandMethod):
         self.save_hyperparameters()
         self.backbone = backbone
         self.hand = hand
-        self.head = head(backbone.channels, hand)
+        self.head = head(backbone, hand)
         self.rasterizer = rasterizer
         self.weights = weights
         self.optimization = (lr, weight_decay, layer_decay)

@@ -22,26 +22,42 @@ class ConvStem(PatchEmbed):  # type: ignore[misc]
 
     A ViT with it learns from small data in minutes, where one large-stride projection does not.
     Theirs are 3x3; 4x4 ones keep each token centred on its patch. The patch size must be a power
-    of two.
+    of two. The maps between the convolutions are kept until :meth:`take_fine`.
     """
 
     def __init__(self, *args: Any, in_chans: int = 3, embed_dim: int = 768, **kwargs: Any) -> None:
         super().__init__(*args, in_chans=in_chans, embed_dim=embed_dim, **kwargs)
-        self.proj = self._stack(in_chans, embed_dim, self.patch_size[0])
-
-    @staticmethod
-    def _stack(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
-        halvings = int(math.log2(patch_size))
-        if 2**halvings != patch_size:
+        self.proj = nn.Conv2d(embed_dim, embed_dim, 1)
+        halvings = int(math.log2(self.patch_size[0]))
+        if 2**halvings != self.patch_size[0]:
             raise UserError(
-                f"the conv stem needs a patch size that is a power of 2, not {patch_size}"
+                f"the conv stem needs a power of 2 as patch size, not {self.patch_size[0]}"
             )
-        widths = [in_channels, *(max(width >> (halvings - i), 32) for i in range(1, halvings + 1))]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-        return nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
+        self.widths = [max(embed_dim >> (halvings - i), 32) for i in range(1, halvings)]
+        self.widths.append(embed_dim)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            )
+            for before, after in pairwise([in_chans, *self.widths])
+        )
+        self._maps: list[Tensor] = []
+
+    def forward(self, image: Float[Tensor, "b c h w"]) -> Tensor:
+        """Return the tokens ``(B, H, W, C)``, as a ViT of dynamic image size wants them."""
+        self._maps = []
+        for stage in self.stages:
+            image = stage(image)
+            self._maps.append(image)
+        tokens: Tensor = self.proj(image)
+        return tokens.permute(0, 2, 3, 1)
+
+    def take_fine(self) -> tuple[Tensor, ...]:
+        """Return the maps finer than the tokens of the last image, coarse to fine, once."""
+        maps, self._maps = self._maps, []
+        return tuple(maps[-2::-1])
 
 
 class TimmBackbone(Backbone):
@@ -75,6 +91,8 @@ class TimmBackbone(Backbone):
             raise UserError(f"stem: conv is for ViTs, and {name} is none")
         self.model = timm.create_model(name, num_classes=0, **arguments)
         self.channels = int(self.model.num_features)
+        if stem == "conv":
+            self.fine_channels = tuple(self.model.patch_embed.widths[-2::-1])
         # timm's default_cfg is the untrained default; pretrained_cfg the one of the tag's weights.
         config = self.model.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), False)
@@ -92,7 +110,8 @@ class TimmBackbone(Backbone):
         prefix = self.model.num_prefix_tokens
         rows, columns = self.model.patch_embed.dynamic_feat_size(image.shape[-2:])
         grid = features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
-        return Features(grid, features[:, 0] if prefix else features.mean(1))
+        fine = self.model.patch_embed.take_fine() if self.fine_channels else ()
+        return Features(grid, features[:, 0] if prefix else features.mean(1), fine)
 
 
 def is_vit(name: str) -> bool:

@@ -17,10 +17,12 @@ class Features(NamedTuple):
     Attributes:
         grid: spatial features, row 0 at the top; cells tile the image evenly.
         pooled: the class token where there is one, else the mean of the grid.
+        fine: maps of 2, 4, ... times the grid's resolution, if the backbone has any.
     """
 
     grid: Float[Tensor, "b c h w"]
     pooled: Float[Tensor, "b c"]
+    fine: tuple[Tensor, ...] = ()
 
 
 class Estimates(NamedTuple):
@@ -41,10 +43,12 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         channels: of both ``grid`` and ``pooled``.
+        fine_channels: of the maps in ``fine``.
         model: the network inside, which knows how its layers group (timm's ``group_matcher``).
     """
 
     channels: int
+    fine_channels: tuple[int, ...] = ()
     model: Any
 
     @abstractmethod
@@ -65,6 +69,5 @@ class MeshHead(nn.Module, ABC):
         """
 
 
-#: Builds a head from the backbone's channels and the hand model. In YAML: a class path and the
-#: remaining arguments.
-HeadFactory = Callable[[int, HandModel], MeshHead]
+#: Builds a head for a backbone and a hand model. In YAML: a class path and the other arguments.
+HeadFactory = Callable[[Backbone, HandModel], MeshHead]

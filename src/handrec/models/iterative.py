@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from handrec.hand.base import HandModel
-from handrec.models.base import Estimates, Features, MeshHead
+from handrec.models.base import Backbone, Estimates, Features, MeshHead
 from handrec.models.state import STATE_SIZE, decode_state, mean_state
 from handrec.types import Camera
 
@@ -13,19 +13,19 @@ class IterativeRegressor(MeshHead):
     """Iterative error feedback on a feature vector (Kanazawa et al., HMR, CVPR 2018, §3.2).
 
     Args:
-        channels: of the backbone.
+        backbone: whose features it reads.
         hand: the hand model.
         iterations: times the same regressor is applied.
         width: of its hidden layer.
     """
 
     def __init__(
-        self, channels: int, hand: HandModel, iterations: int = 3, width: int = 1024
+        self, backbone: Backbone, hand: HandModel, iterations: int = 3, width: int = 1024
     ) -> None:
         super().__init__()
         self.hand = hand
         self.iterations = iterations
-        self.hidden = nn.Sequential(nn.Linear(channels + STATE_SIZE, width), nn.ReLU())
+        self.hidden = nn.Sequential(nn.Linear(backbone.channels + STATE_SIZE, width), nn.ReLU())
         self.residual = small_linear(width, STATE_SIZE)
 
     def regress(self, features: Features, camera: Camera) -> Estimates:

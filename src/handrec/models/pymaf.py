@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from handrec.geometry.camera import project
 from handrec.geometry.mesh import farthest_point_sampling
 from handrec.hand.base import HandModel
-from handrec.models.base import Estimates, Features, MeshHead
+from handrec.models.base import Backbone, Estimates, Features, MeshHead
 from handrec.models.iterative import small_linear
 from handrec.models.state import STATE_SIZE, HandState, decode_state, mean_state
 from handrec.types import Camera, HandPrediction
@@ -32,7 +32,7 @@ class PyMAF(MeshHead):
     gradients flow through features, MLP and regressor only.
 
     Args:
-        channels: of the backbone.
+        backbone: whose features it reads.
         hand: the hand model.
         iterations: T; each after the first works on a map of twice the resolution.
         map_channels: of the pyramid's maps.
@@ -45,7 +45,7 @@ class PyMAF(MeshHead):
 
     def __init__(
         self,
-        channels: int,
+        backbone: Backbone,
         hand: HandModel,
         iterations: int = 3,
         map_channels: int = 256,
@@ -57,7 +57,7 @@ class PyMAF(MeshHead):
     ) -> None:
         super().__init__()
         self.hand = hand
-        self.pyramid = FeaturePyramid(channels, map_channels, levels=iterations)
+        self.pyramid = FeaturePyramid(backbone, map_channels, levels=iterations)
         self.samplers = nn.ModuleList(PointMLP(map_channels) for _ in range(iterations))
         sample_sizes = [5 * grid**2] + [5 * points] * (iterations - 1)
         self.regressors = nn.ModuleList(
@@ -72,7 +72,7 @@ class PyMAF(MeshHead):
 
     def regress(self, features: Features, camera: Camera) -> Estimates:
         """Return the hand after each iteration and the dense map; see the base class."""
-        maps = self.pyramid(features.grid)
+        maps = self.pyramid(features)
         state = mean_state(self.hand, len(features.grid))
         points = self.grid.expand(len(features.grid), -1, -1)
         estimates: list[HandPrediction] = []
@@ -96,24 +96,31 @@ class PyMAF(MeshHead):
 class FeaturePyramid(nn.Module):
     """Maps of growing resolution: a 1x1 convolution on the tokens, then deconvolutions.
 
-    With a ViT/16 at 224 px the maps are PyMAF's 14, 28 and 56.
+    With a ViT/16 at 224 px the maps are PyMAF's 14, 28 and 56. Where the backbone has finer maps of
+    its own they are added.
     """
 
-    def __init__(self, channels: int, map_channels: int, levels: int) -> None:
+    def __init__(self, backbone: Backbone, map_channels: int, levels: int) -> None:
         super().__init__()
-        first = nn.Conv2d(channels, map_channels, kernel_size=1, bias=False)
-        stages = [nn.Sequential(first, nn.BatchNorm2d(map_channels), nn.ReLU())]
-        for _ in range(levels - 1):
-            deconvolution = nn.ConvTranspose2d(map_channels, map_channels, 4, 2, 1, bias=False)
-            stages += [nn.Sequential(deconvolution, nn.BatchNorm2d(map_channels), nn.ReLU())]
-        self.stages = nn.ModuleList(stages)
+        self.first = nn.Conv2d(backbone.channels, map_channels, kernel_size=1, bias=False)
+        self.upsamplers = nn.ModuleList(
+            nn.ConvTranspose2d(map_channels, map_channels, 4, 2, 1, bias=False)
+            for _ in range(levels - 1)
+        )
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(channels, map_channels, kernel_size=1, bias=False)
+            for channels in backbone.fine_channels[: levels - 1]
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(map_channels) for _ in range(levels))
 
-    def forward(self, grid: Float[Tensor, "b c h w"]) -> list[Tensor]:
+    def forward(self, features: Features) -> list[Tensor]:
         """Return the maps, coarse to fine."""
-        maps = []
-        for stage in self.stages:
-            grid = stage(grid)
-            maps.append(grid)
+        maps = [F.relu(self.norms[0](self.first(features.grid)))]
+        for level, upsample in enumerate(self.upsamplers):
+            finer = upsample(maps[-1])
+            if level < len(self.laterals):
+                finer = finer + self.laterals[level](features.fine[level])
+            maps.append(F.relu(self.norms[level + 1](finer)))
         return maps
 
 
