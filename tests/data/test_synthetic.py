@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from handrec.data.drawing import draw_scenes, skin_colours
-from handrec.data.scenes import sample_scenes
+from handrec.data.scenes import Views, sample_scenes
 from handrec.data.synthetic import SyntheticHands
 from handrec.geometry.camera import project
 from handrec.hand.openhand import OpenHand
@@ -38,6 +38,25 @@ def test_same_seed_same_scenes(hand, scenes):
     for before, after in zip(scenes, again, strict=True):
         torch.testing.assert_close(after, before, atol=0, rtol=0)
     assert not torch.equal(scenes.pose, other.pose)
+
+
+def test_views_stay_within_their_cone(hand):
+    """Fingers (-x at rest) near up (-y); the palm (-y at rest) towards or away from the camera."""
+    pose = sample_scenes(hand, 400, seed=0, views=Views(cone=40.0, spin=30.0)).pose[:, 0]
+    fingers, palm = -pose[:, :, 0], -pose[:, :, 1]
+    assert -fingers[:, 1].min() >= -torch.cos(torch.tensor(40.0).deg2rad()) - 1e-5
+    assert (-fingers[:, 1]).min() < 0.8
+    # turned by up to 30 degrees, then leaning by up to 40
+    assert palm[:, 2].abs().min() > torch.cos(torch.tensor(70.0).deg2rad())
+    assert 0.4 < (palm[:, 2] < 0).float().mean() < 0.6
+
+
+def test_every_view_is_as_likely_as_any_other(hand):
+    pose = sample_scenes(hand, 2000, seed=0).pose[:, 0]
+    # uniform rotations: every column is uniform on the sphere, so each entry on [-1, 1]
+    ranks = pose.flatten(1).sort(0).values
+    uniform = torch.linspace(-1, 1, 2000)[:, None]
+    assert (ranks - uniform).abs().max() < 0.1
 
 
 def test_hands_lie_before_the_camera_and_nearly_inside_their_crops(hand, scenes):

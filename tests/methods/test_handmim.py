@@ -46,6 +46,16 @@ def truth(batch):
     )  # fmt: skip
 
 
+def errors_by_iteration(method, batch):
+    """Return the mean error of the vertices relative to the wrist, metres, of each iteration."""
+    method.eval()
+    with torch.no_grad():
+        hands = method.iterations(batch)
+    method.train()
+    relative = batch.vertices - batch.joints_3d[:, :1]
+    return [(h.vertices - h.joints[:, :1] - relative).norm(dim=-1).mean().item() for h in hands]
+
+
 def test_the_truth_has_no_loss(batch):
     for name, term in supervised_terms(truth(batch), batch).items():
         assert term < 1e-6, name
@@ -63,24 +73,18 @@ def test_absent_labels_never_reach_the_loss(hand, batch):
 def test_overfits_a_batch_and_later_iterations_are_better(hand, batch):
     method = tiny_method(hand)
     optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
-    schedule = warmup_cosine(optimizer, 250, warmup=0.05, floor=0.01)
-    for _ in range(250):
+    schedule = warmup_cosine(optimizer, 120, warmup=0.05, floor=0.01)
+    before = errors_by_iteration(method, batch)
+    for _ in range(120):
         loss = method.training_step(batch, 0)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    method.eval()
-    with torch.no_grad():
-        errors = [
-            (hand.vertices - hand.joints[:, :1] - batch.vertices + batch.joints_3d[:, :1])
-            .norm(dim=-1)
-            .mean()
-            for hand in method.iterations(batch)
-        ]
-    assert errors[-1] < 0.006, f"{[f'{1000 * e:.1f} mm' for e in errors]}"
-    assert errors[-1] < errors[0]
+    after = errors_by_iteration(method, batch)
+    assert after[-1] < 0.2 * before[-1], f"{[f'{1000 * e:.1f} mm' for e in after]}"
+    assert after[-1] < after[0]
 
 
 def test_every_parameter_gets_a_gradient(hand, batch):

@@ -39,6 +39,16 @@ def test_grid_cells_lie_where_their_patches_are(stem):
     assert difference.argmax() == 3
 
 
+def test_conv_stem_offers_the_maps_on_its_way():
+    backbone = TimmBackbone(image_size=64, stem="conv", **TINY).eval()
+    fine = backbone.encode(torch.rand(2, 3, 64, 64)).fine
+    shapes = [tuple(maps.shape[1:]) for maps in fine]
+    assert shapes == [
+        (channels, size, size)
+        for channels, size in zip(backbone.fine_channels, (8, 16, 32), strict=True)
+    ]
+
+
 def test_pooled_is_the_class_token():
     backbone = TimmBackbone(image_size=64, **TINY).eval()
     image = torch.rand(1, 3, 64, 64)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from handrec.hand.openhand import OpenHand
-from handrec.models.base import Features
+from handrec.models.base import Backbone, Features
 from handrec.models.iterative import IterativeRegressor
 from handrec.models.pymaf import PointMLP, PyMAF, regular_grid, sample_points
 from handrec.models.state import HandState, decode_state, mean_state
@@ -21,10 +21,23 @@ def camera():
     return Camera(intrinsics.expand(2, 3, 3), (64, 64))
 
 
-def head_and_features(hand, **arguments):
+class Bare(Backbone):
+    """The channels of a backbone, without one."""
+
+    def __init__(self, channels, fine_channels=()):
+        super().__init__()
+        self.channels, self.fine_channels = channels, fine_channels
+
+    def encode(self, image):
+        raise NotImplementedError
+
+
+def head_and_features(hand, fine=()):
     torch.manual_seed(0)
-    head = PyMAF(48, hand, map_channels=32, grid=5, points=20, width=64, **arguments).eval()
-    return head, Features(torch.randn(2, 48, 4, 4), torch.randn(2, 48))
+    backbone = Bare(48, tuple(channels for channels, _ in fine))
+    head = PyMAF(backbone, hand, map_channels=32, grid=5, points=20, width=64).eval()
+    maps = tuple(torch.randn(2, channels, size, size) for channels, size in fine)
+    return head, Features(torch.randn(2, 48, 4, 4), torch.randn(2, 48), maps)
 
 
 def test_point_mlp_has_the_published_number_of_parameters():
@@ -43,14 +56,23 @@ def test_point_mlp_equals_pointwise_convolutions_flattened_by_channel():
 
 
 def test_published_sizes(hand):
-    head = PyMAF(384, hand)
+    head = PyMAF(Bare(384), hand)
     sizes = [regressor.hidden[0].in_features for regressor in head.regressors]
     assert sizes == [2205 + 109, 975 + 109, 975 + 109]
 
 
 def test_maps_double_with_every_iteration(hand):
     head, features = head_and_features(hand)
-    assert [m.shape[-1] for m in head.pyramid(features.grid)] == [4, 8, 16]
+    assert [m.shape[-1] for m in head.pyramid(features)] == [4, 8, 16]
+
+
+def test_finer_maps_of_the_backbone_are_seen(hand):
+    head, features = head_and_features(hand, fine=((24, 8), (16, 16)))
+    before = head.pyramid(features)
+    changed = features._replace(fine=(features.fine[0], torch.zeros(2, 16, 16, 16)))
+    after = head.pyramid(changed)
+    assert torch.equal(after[1], before[1])
+    assert not torch.equal(after[2], before[2])
 
 
 def test_starts_at_the_mean_hand_and_every_iteration_counts(hand, camera):
@@ -70,7 +92,7 @@ def test_an_iteration_sends_no_gradient_to_the_regressor_before_it(hand, camera)
     head.regress(features, camera).iterations[2].vertices.sum().backward()
     assert head.regressors[2].residual.weight.grad.abs().sum() > 0
     assert all(p.grad is None for i in (0, 1) for p in head.regressors[i].parameters())
-    assert head.pyramid.stages[0][0].weight.grad.abs().sum() > 0
+    assert head.pyramid.first.weight.grad.abs().sum() > 0
 
 
 def test_sampling_looks_where_pixels_lie():
@@ -113,9 +135,9 @@ def test_state_adds_in_float32():
 
 def test_iterative_regressor_is_one_layer_applied_again(hand, camera):
     torch.manual_seed(0)
-    head = IterativeRegressor(48, hand, iterations=2, width=32)
+    head = IterativeRegressor(Bare(48), hand, iterations=2, width=32)
     features = Features(torch.zeros(2, 48, 1, 1), torch.randn(2, 48))
-    once = IterativeRegressor(48, hand, iterations=1, width=32)
+    once = IterativeRegressor(Bare(48), hand, iterations=1, width=32)
     once.load_state_dict(head.state_dict())
     first = once.regress(features, camera).iterations[-1]
     estimates = head.regress(features, camera)

@@ -41,6 +41,9 @@ class PyMAF(MeshHead):
         width: of the regressors' hidden layers.
         dropout: of the regressors.
         activation: put a GELU after each hidden layer of the regressors; PyMAF has none.
+        dense_feedback: let the regressors also see what the dense map says at each point. From
+            rest positions to a pose is a short way, so a small network learns in minutes;
+            PyMAF uses its dense map for supervision only.
     """
 
     def __init__(
@@ -54,12 +57,15 @@ class PyMAF(MeshHead):
         width: int = 1024,
         dropout: float = 0.5,
         activation: bool = False,
+        dense_feedback: bool = False,
     ) -> None:
         super().__init__()
         self.hand = hand
         self.pyramid = FeaturePyramid(backbone, map_channels, levels=iterations)
         self.samplers = nn.ModuleList(PointMLP(map_channels) for _ in range(iterations))
-        sample_sizes = [5 * grid**2] + [5 * points] * (iterations - 1)
+        self.dense_feedback = dense_feedback
+        per_point = 5 + 4 * dense_feedback
+        sample_sizes = [per_point * grid**2] + [per_point * points] * (iterations - 1)
         self.regressors = nn.ModuleList(
             Regressor(size, width, dropout, activation) for size in sample_sizes
         )
@@ -73,6 +79,7 @@ class PyMAF(MeshHead):
     def regress(self, features: Features, camera: Camera) -> Estimates:
         """Return the hand after each iteration and the dense map; see the base class."""
         maps = self.pyramid(features)
+        dense = self.dense(maps[-1])
         state = mean_state(self.hand, len(features.grid))
         points = self.grid.expand(len(features.grid), -1, -1)
         estimates: list[HandPrediction] = []
@@ -80,10 +87,12 @@ class PyMAF(MeshHead):
             maps, self.samplers, self.regressors, strict=True
         ):
             samples = sampler(sample_points(feature_map, points))
+            if self.dense_feedback:
+                samples = torch.cat([samples, sample_surface(dense, points)], dim=1)
             state = regressor(samples, state.detach())
             estimates.append(decode_state(state, self.hand, camera))
             points = self._project_mesh(estimates[-1], camera)
-        return Estimates(estimates, self.dense(maps[-1]))
+        return Estimates(estimates, dense)
 
     @torch.no_grad()
     def _project_mesh(self, estimate: HandPrediction, camera: Camera) -> Float[Tensor, "b p 2"]:
@@ -164,6 +173,15 @@ class Regressor(nn.Module):
     def forward(self, samples: Float[Tensor, "b f"], state: HandState) -> HandState:
         """Return the refined state."""
         return state.plus(self.residual(self.hidden(torch.cat([samples, state.flat()], dim=1))))
+
+
+def sample_surface(
+    dense: Float[Tensor, "b 4 h w"], points: Float[Tensor, "b n 2"]
+) -> Float[Tensor, "b f"]:
+    """Return the mask and the masked rest position at each point, flattened by channel."""
+    mask = torch.sigmoid(dense[:, 3:].float())
+    surface = torch.cat([dense[:, :3].float() * mask, mask], dim=1)
+    return rearrange(sample_points(surface, points), "b n c -> b (c n)")
 
 
 def sample_points(
