@@ -11,9 +11,12 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 
+from handrec.geometry.camera import project
 from tests.cli.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -76,6 +79,11 @@ def test_everything_required_is_imported():
     imported = set().union(*imported_distributions("src").values())
     unused = set(map(normal, PROJECT["dependencies"])) - imported
     assert unused == {"torchvision"}  # timm's; named because it must match torch
+
+
+def test_every_test_checks_shapes():
+    with pytest.raises(TypeCheckError, match="b=2"):
+        project(torch.zeros(2, 5, 3), torch.eye(3)[None])
 
 
 def test_the_hook_refuses_licensed_large_and_secret_files(tmp_path, capsys):
