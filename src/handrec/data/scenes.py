@@ -6,6 +6,7 @@ as sRGB values); every other range is our choice and is stated where it is drawn
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 
 #: Raise whenever the same seed gives another scene: caches are keyed on it.
-SCENES_VERSION = 1
+SCENES_VERSION = 2
 
 #: The full picture that crops are cut from: pixels, and a horizontal field of view of 56 degrees.
 _IMAGE_SIZE = (480, 640)
@@ -88,25 +89,41 @@ class Uniform:
         return torch.randn(*shape, generator=self.generator)
 
 
-def sample_scenes(hand: HandModel, count: int, seed: int, cone: float = 180.0) -> Scenes:
+@dataclass(frozen=True)
+class Views:
+    """Which views of a hand are drawn; the default is every view, uniformly.
+
+    Attributes:
+        cone: greatest angle between the fingers of a straight hand and the picture's up, degrees.
+        spin: greatest turn of the palm or of the back away from the camera about the fingers,
+            degrees; 90 shows all sides.
+    """
+
+    cone: float = 180.0
+    spin: float = 90.0
+
+
+EVERY_VIEW = Views()
+
+
+def sample_scenes(hand: HandModel, count: int, seed: int, views: Views = EVERY_VIEW) -> Scenes:
     """Return ``count`` scenes; the same seed gives the same scenes.
 
     Args:
         hand: the model whose poses, shapes and surface are drawn.
         count: rows of the table.
         seed: of all randomness.
-        cone: greatest angle between the fingers of a straight hand and the picture's up, degrees;
-            180 draws every view. Within it the views are uniform, palm, back and sides alike.
+        views: from which the hands are seen.
     """
     generator = torch.Generator().manual_seed(seed)
     draw = Uniform(generator)
     pose = PoseSampler(hand).sample(count, generator)
-    pose[:, 0] = _look(count, math.radians(cone), draw)
+    pose[:, 0] = _look(count, views, draw)
     betas = draw.normal(count, 10).clamp(-2.5, 2.5)
     translation, intrinsics, crop_to_image = _place(hand, pose, betas, draw)
     noise, confidence = _detect(count, draw)
     skin, palm, waves = _paint(count, draw)
-    ambient, directional, direction = _light(count, draw)
+    ambient, directional, direction = _light(count, draw, skin)
     backdrop, texture, shapes = _background(count, draw, skin)
     return Scenes(
         pose, betas, translation, intrinsics, crop_to_image, skin, palm, waves,
@@ -114,15 +131,19 @@ def sample_scenes(hand: HandModel, count: int, seed: int, cone: float = 180.0) -
     )  # fmt: skip
 
 
-def _look(count: int, cone: float, draw: Uniform) -> Float[Tensor, "b 3 3"]:
-    """Return global rotations: fingers (-x at rest) uniform on a cap about up (-y), any spin."""
+def _look(count: int, views: Views, draw: Uniform) -> Float[Tensor, "b 3 3"]:
+    """Return global rotations: fingers uniform on a cap about up, palm or back to the camera."""
     zero = torch.zeros(count)
-    quarter = torch.tensor([0.0, 0.0, math.pi / 2])  # turns -x to -y
-    spin = torch.stack([zero, draw(-math.pi, math.pi, count), zero], dim=1)
-    tilt = torch.acos(draw(math.cos(cone), 1.0, count))
+    # Fingers from -x to up (-y), then the palm, now at +x, to the camera (-z).
+    upright = axis_angle_to_matrix(torch.tensor([0.0, 0.0, math.pi / 2]))
+    facing = axis_angle_to_matrix(torch.tensor([0.0, math.pi / 2, 0.0])) @ upright
+    reach = math.radians(views.spin)
+    turn = draw(-reach, reach, count) + math.pi * (draw(0.0, 1.0, count) < 0.5)
+    spin = torch.stack([zero, turn, zero], dim=1)
+    tilt = torch.acos(draw(math.cos(math.radians(views.cone)), 1.0, count))
     azimuth = draw(-math.pi, math.pi, count)
     lean = torch.stack([azimuth.cos(), zero, azimuth.sin()], dim=1) * tilt[:, None]
-    return axis_angle_to_matrix(lean) @ axis_angle_to_matrix(spin) @ axis_angle_to_matrix(quarter)
+    return axis_angle_to_matrix(lean) @ axis_angle_to_matrix(spin) @ facing
 
 
 def _place(
@@ -176,7 +197,7 @@ def _paint(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
     position = draw(0.0, len(tones) - 1.0, count)
     lower = position.long()
     skin = torch.lerp(tones[lower], tones[lower + 1], (position - lower)[:, None])
-    skin = (skin * draw(0.9, 1.1, count, 3)).clamp(0.02, 0.98)
+    skin = (skin * draw(0.95, 1.05, count, 3)).clamp(0.02, 0.98)
     palm = 1 + draw(0.0, 0.35, count, 1) * torch.tensor([1.0, 0.75, 0.7])
     waves = torch.cat(
         [draw(-0.04, 0.04, count, WAVES, 3), draw(0.0, 2 * math.pi, count, WAVES, 1)], dim=2
@@ -184,9 +205,11 @@ def _paint(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
     return skin, palm, waves
 
 
-def _light(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
+def _light(count: int, draw: Uniform, skin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return ambient and directional light, from anywhere but far behind the hand."""
-    tint = 1 + draw(-0.12, 0.12, count, 3)
+    tint = 1 + draw(-0.06, 0.06, count, 3)
+    # A camera exposes for what it looks at, in part: dark skin is not drawn black.
+    tint = tint * (0.45 / skin.mean(1, keepdim=True)) ** 0.35
     ambient = draw(0.4, 0.9, count, 1)
     directional = (1.1 - ambient) * draw(0.7, 1.2, count, 1) * tint
     direction = draw.normal(count, 3)
@@ -196,10 +219,11 @@ def _light(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
 
 def _background(count: int, draw: Uniform, skin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the colours of a blurry backdrop with shapes before it, a third of them skin-like."""
-    mean, contrast = draw(0.1, 0.9, count, 3, 1, 1), draw(0.02, 0.35, count, 1, 1, 1)
-    backdrop = mean + contrast * draw.normal(count, 3, 4, 4)
-    texture = draw(0.0, 0.15, count, 1, 1, 1) * draw.normal(count, 3, 24, 24)
-    colour = draw(0.0, 1.0, count, SHAPES, 3)
+    backdrop = draw(0.15, 0.85, count, 1, 1, 1) + draw(-0.12, 0.12, count, 3, 1, 1)
+    contrast = draw(0.02, 0.25, count, 1, 1, 1)
+    backdrop = backdrop + contrast * _greyish(draw, count, 4)
+    texture = draw(0.0, 0.1, count, 1, 1, 1) * _greyish(draw, count, 24)
+    colour = draw(0.0, 1.0, count, SHAPES, 1) + draw(-0.2, 0.2, count, SHAPES, 3)
     like_skin = draw(0.0, 1.0, count, SHAPES, 1) < 1 / 3
     colour = torch.where(like_skin, skin[:, None] * draw(0.7, 1.2, count, SHAPES, 1), colour)
     half = draw(0.03, 0.3, count, SHAPES, 2)
@@ -207,3 +231,8 @@ def _background(count: int, draw: Uniform, skin: Tensor) -> tuple[Tensor, Tensor
     place = draw(0.0, 1.0, count, SHAPES, 2)
     shapes = torch.cat([place, half, draw(0.0, 1.0, count, SHAPES, 1), colour], dim=2)
     return backdrop, texture, shapes
+
+
+def _greyish(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
+    """Return normal noise that differs little between colours, as in pictures of real things."""
+    return draw.normal(count, 1, side, side) + 0.3 * draw.normal(count, 3, side, side)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from handrec.data.augment import Augmentation
 from handrec.data.datamodule import HandDataModule
 from handrec.data.drawing import draw_scenes, scene_camera
-from handrec.data.scenes import SCENES_VERSION, Scenes, sample_scenes
+from handrec.data.scenes import EVERY_VIEW, SCENES_VERSION, Scenes, Views, sample_scenes
 from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
@@ -58,7 +58,7 @@ class SyntheticHands(HandDataModule):
         val_size: see ``train_size``.
         test_size: see ``train_size``.
         augmentation: of training batches; None for none.
-        cone: of the views, degrees from fingers up; 180 is every view. See ``sample_scenes``.
+        views: from which the hands are seen.
         keypoints: ``exact`` projections, or ``detected`` ones with noise and confidences.
         cached: draw once and keep the pictures.
         cache_dir: where scenes and pictures are kept.
@@ -78,7 +78,7 @@ class SyntheticHands(HandDataModule):
         val_size: int = 1_000,
         test_size: int = 1_000,
         augmentation: Augmentation | None = None,
-        cone: float = 180.0,
+        views: Views = EVERY_VIEW,
         keypoints: Literal["exact", "detected"] = "exact",
         cached: bool = False,
         cache_dir: str = ".cache/synthetic",
@@ -92,7 +92,7 @@ class SyntheticHands(HandDataModule):
         self.batch_size = batch_size
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self.augmentation = augmentation
-        self.cone = float(cone)
+        self.views = views
         self.keypoints = keypoints
         self.cached = cached
         self.cache_dir = Path(cache_dir)
@@ -188,7 +188,15 @@ class SyntheticHands(HandDataModule):
     def _file(self, split: Split) -> Path:
         """Name the split's file by everything that its content depends on."""
         surface = hashlib.sha256(self.hand.template.cpu().numpy().tobytes()).hexdigest()[:8]
-        parts = [SCENES_VERSION, split, self.sizes[split], self.seed, surface, f"{self.cone:g}"]
+        parts = [
+            SCENES_VERSION,
+            split,
+            self.sizes[split],
+            self.seed,
+            surface,
+            self.views.cone,
+            self.views.spin,
+        ]
         parts += [self.image_size] if self.cached else []
         return self.cache_dir / ("-".join(str(part) for part in parts) + ".safetensors")
 
@@ -200,7 +208,7 @@ class SyntheticHands(HandDataModule):
         for start in track(starts, description=what, transient=True):
             count = min(_BLOCK, self.sizes[split] - start)
             seed = _block_seed(self.seed, split, start)
-            scenes = sample_scenes(self.hand, count, seed, self.cone)
+            scenes = sample_scenes(self.hand, count, seed, self.views)
             block = scenes._asdict()
             if self.cached:
                 block["picture"] = self._draw(scenes)
