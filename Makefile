@@ -65,10 +65,10 @@ lint: $(STAMP) ## check style, types and spelling
 	@$(BIN)/mypy
 	@$(BIN)/codespell $(or $(shell git ls-files 2>/dev/null),src tests)
 
-bench: $(STAMP) ## measure: every benchmark writes results/bench/<name>.json
-	@for file in benchmarks/[!_]*.py; do test -e "$$file" || continue; \
+bench: $(STAMP) ## measure: all benchmarks, or BENCH=name; each writes results/<name>/<MACHINE>.json
+	@for file in benchmarks/$(or $(BENCH),[!_]*).py; do test -e "$$file" || { echo "no $$file"; exit 2; }; \
 	  name=$$(basename "$$file" .py); echo "== $$name"; \
-	  $(BIN)/python "$$file" --out "results/bench/$$name.json" $(ARGS); done
+	  $(BIN)/python "$$file" --out "results/$$name/$(or $(MACHINE),$(shell uname -m)).json" $(ARGS); done
 
 results: $(STAMP) ## write the tables and plots in docs/results/ from results/
 	@$(BIN)/handrec results $(ARGS)

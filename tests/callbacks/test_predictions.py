@@ -101,7 +101,6 @@ def read_png(path):
     return cv2.imread(str(path))[..., ::-1].astype(int)
 
 
-@pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
 class TestPrediction:
     def test_files_of_each_photo(self, photos, tmp_path):
         predict(photos, tmp_path / "out")

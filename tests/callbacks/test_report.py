@@ -14,6 +14,7 @@ from handrec.callbacks.report import EvaluationReport, _examples
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics
+from handrec.render.torch_reference import TorchRasterizer
 from tests.metrics.fakes import TinyHand, fake_batch, predict, project
 
 BATCHES = [fake_batch(4, seed, first_id=4 * seed) for seed in range(3)]
@@ -54,7 +55,7 @@ def evaluate(method, folder, data=None, **options):
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[EvaluationReport(out=str(folder), examples=2)],
+        callbacks=[EvaluationReport(str(folder), examples=2, rasterizer=TorchRasterizer())],
         **options,
     )
     trainer.test(method, datamodule=data or FakeData(), verbose=False)
@@ -200,7 +201,10 @@ def test_test_step_must_return_a_prediction(tmp_path):
 def test_figures_go_to_the_logger(tmp_path):
     logger = pl.loggers.CSVLogger(tmp_path)
     trainer = pl.Trainer(
-        accelerator="cpu", logger=logger, enable_progress_bar=False, callbacks=[EvaluationReport()]
+        accelerator="cpu",
+        logger=logger,
+        enable_progress_bar=False,
+        callbacks=[EvaluationReport(rasterizer=TorchRasterizer())],
     )
     trainer.test(FakeMethod(), datamodule=FakeData(), verbose=False)
     with (tmp_path / "lightning_logs/version_0/metrics.csv").open() as file:

@@ -1,15 +1,22 @@
 """Pins agree, hooks refuse, make helps."""
 
+import ast
 import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from jaxtyping import TypeCheckError
+from packaging.requirements import Requirement
 
+from handrec.geometry.camera import project
 from tests.cli.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -38,14 +45,45 @@ def test_conda_users_get_the_same_pins():
 
 
 def test_constraints_pin_every_requirement_within_its_range():
-    packaging = pytest.importorskip("packaging.requirements")
     lines = [x for x in (REPOSITORY / "constraints.txt").read_text().splitlines() if x[0] != "#"]
     pins = dict(line.split("==") for line in lines)
     assert all(re.fullmatch(r"[\w.]+", version) for version in pins.values())  # no local versions
     versions = {normal(name): version for name, version in pins.items()}
     for text in REQUIREMENTS:
-        requirement = packaging.Requirement(text)
+        requirement = Requirement(text)
         assert requirement.specifier.contains(versions[normal(text)]), text
+
+
+def imported_distributions(folder):
+    """Return what the Python files below a folder import, lazily or not: distributions by name."""
+    modules = set()
+    for path in (REPOSITORY / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.partition(".")[0])
+    installed = packages_distributions()
+    foreign = modules - set(sys.stdlib_module_names) - {"handrec", "tests"}
+    return {name: set(map(normal, installed.get(name, [name]))) for name in foreign}
+
+
+@pytest.mark.parametrize("folder", ["src", "scripts", "benchmarks", "tests"])
+def test_everything_imported_is_required(folder):
+    required = set(map(normal, REQUIREMENTS if folder == "tests" else PROJECT["dependencies"]))
+    imported = imported_distributions(folder)
+    assert [name for name, names in imported.items() if not names & required] == []
+
+
+def test_everything_required_is_imported():
+    imported = set().union(*imported_distributions("src").values())
+    unused = set(map(normal, PROJECT["dependencies"])) - imported
+    assert unused == {"torchvision"}  # timm's; named because it must match torch
+
+
+def test_every_test_checks_shapes():
+    with pytest.raises(TypeCheckError, match="b=2"):
+        project(torch.zeros(2, 5, 3), torch.eye(3)[None])
 
 
 def test_the_hook_refuses_licensed_large_and_secret_files(tmp_path, capsys):

@@ -5,15 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from handrec.geometry.camera import (
-    crop_affine,
-    project,
-    resize_camera,
-    transform_intrinsics,
-    transform_pixels,
-    unproject,
-    weak_to_translation,
-)
+from handrec.geometry.camera import project, resize_camera, weak_to_translation
 from handrec.types import Camera
 
 
@@ -52,30 +44,9 @@ def test_project_stays_finite_behind_the_camera(intrinsics):
     assert gradient.isfinite().all()
 
 
-def test_unproject_inverts_project(points, intrinsics):
-    pixels = project(points, intrinsics)
-    torch.testing.assert_close(unproject(pixels, points[..., 2], intrinsics), points)
-
-
 def test_gradcheck(points, intrinsics):
     inputs = points.double().requires_grad_(), intrinsics.double().requires_grad_()
     assert torch.autograd.gradcheck(project, inputs)
-
-
-def test_crop_maps_its_corners_to_the_corners_of_the_image():
-    box = torch.tensor([[10.0, 20, 50, 80]])
-    corners = torch.tensor([[[10.0, 20], [60, 100]]])
-    cropped = transform_pixels(corners, crop_affine(box, (160, 200)))
-    torch.testing.assert_close(cropped, torch.tensor([[[0.0, 0], [200, 160]]]))
-
-
-def test_projecting_into_a_crop_is_cropping_the_projection(points, intrinsics):
-    affine = crop_affine(torch.tensor([[10.0, 20, 50, 80], [-5, 0, 100, 90]]), (64, 32))
-    turn = torch.tensor([[0.6, -0.8, 3.0], [0.8, 0.6, -2.0], [0, 0, 1.0]])
-    affine = turn @ affine
-    cropped = project(points, transform_intrinsics(intrinsics, affine))
-    expected = transform_pixels(project(points, intrinsics), affine)
-    torch.testing.assert_close(cropped, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_resize_scales_pixels(points, intrinsics):

@@ -7,9 +7,7 @@ from handrec.geometry.mesh import (
     edges,
     face_normals,
     farthest_point_sampling,
-    signed_volume,
     vertex_normals,
-    weld,
 )
 
 
@@ -46,26 +44,10 @@ def test_vertex_normals_of_tiny_and_degenerate_faces_are_safe():
     assert point.grad.isfinite().all()
 
 
-def test_volume_is_trimeshs_and_signed(sphere):
-    mesh, vertices, faces = sphere
-    assert signed_volume(vertices, faces).item() == pytest.approx(mesh.volume, rel=1e-9)
-    assert signed_volume(vertices + 1, faces).item() == pytest.approx(mesh.volume, rel=1e-6)
-    assert signed_volume(vertices, faces.flip(1)).item() == pytest.approx(-mesh.volume, rel=1e-9)
-
-
 def test_edges_are_trimeshs(sphere):
     mesh, _, faces = sphere
     expected = np.unique(np.sort(mesh.edges_unique, axis=1), axis=0)
     np.testing.assert_array_equal(edges(faces), expected)
-
-
-def test_weld_merges_equal_positions_only():
-    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]])
-    faces = torch.tensor([[0, 1, 2], [3, 5, 4]])
-    welded, welded_faces, index = weld(vertices, faces)
-    assert welded.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]
-    assert index.tolist() == [0, 1, 2, 1, 2, 3]
-    assert welded_faces.tolist() == [[0, 1, 2], [1, 3, 2]]
 
 
 def test_farthest_point_sampling_is_greedy():

@@ -22,10 +22,10 @@ from handrec.geometry.rotations import matrix_to_axis_angle
 from handrec.methods.base import HandMethod
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
+from handrec.viz.drawing import MESH_COLOUR, Picture, draw_mesh, draw_skeleton
 from handrec.viz.mesh_export import export_mesh
-from handrec.viz.overlay import draw_mesh, draw_skeleton
 
-COLOURS = {"right": (150, 195, 255), "left": (255, 190, 130)}
+COLOURS = {"right": MESH_COLOUR, "left": (255, 190, 130)}
 
 CONVENTIONS = {
     "frame": "camera of the whole photo, OpenCV: x right, y down, z forward; metres",
@@ -235,7 +235,7 @@ class PredictionWriter(pl.Callback):
         encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
         Path(f"{stem}_overlay.png").write_bytes(encoded.tobytes())
 
-    def _draw(self, hands: list[FoundHand]) -> np.ndarray:
+    def _draw(self, hands: list[FoundHand]) -> Picture:
         """Return the photo with its hands, the farthest drawn first."""
         picture = read_image(hands[0].item.path)
         intrinsics = torch.from_numpy(hands[0].item.intrinsics)
@@ -249,7 +249,7 @@ class PredictionWriter(pl.Callback):
                 rasterizer=self.rasterizer,
             )
         for hand in hands:
-            picture = draw_skeleton(picture, hand.keypoints_2d.numpy())
+            picture = draw_skeleton(picture, hand.keypoints_2d)
         return picture
 
 

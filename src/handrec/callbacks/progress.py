@@ -5,7 +5,6 @@ import time
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
-from typing_extensions import override
 
 
 def progress_bar() -> ProgressBar:
@@ -62,7 +61,6 @@ class ProgressLines(ProgressBar):
         """Print how the epoch ended, validation included."""
         self._line(trainer, pl_module)
 
-    @override
     def on_test_batch_end(
         self,
         trainer: pl.Trainer,
@@ -75,7 +73,6 @@ class ProgressLines(ProgressBar):
         """Print where an evaluation is, if the last line is old."""
         self._batches(batch_idx, trainer.num_test_batches[dataloader_idx])
 
-    @override
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -24,8 +24,10 @@ from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.functional import PCK_THRESHOLDS
 from handrec.metrics.hand import LENGTHS, HandMetrics, Samples, suspicions
+from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
-from handrec.viz.contact import Example, Gallery, contact_sheet, to_picture
+from handrec.viz.contact import Example, Gallery, contact_sheet
+from handrec.viz.drawing import to_picture
 from handrec.viz.plots import pck_plot
 from handrec.viz.report import Table, encode_png, html_report
 
@@ -50,6 +52,11 @@ LEGEND = (
     "AUC: of the aligned joints' PCK curve from 0 to 50 mm. F@5, F@15: F-scores of the aligned "
     "mesh at 5 and 15 mm.",
     "mean hand: the same unturned hand in the mean pose for every image.",
+)
+
+CONTACT_CAPTION = (
+    "Worst, median and best samples by PA-MPJPE: left the predicted skeleton in colour over the "
+    "labelled one in white, right the predicted mesh"
 )
 
 _PICTURE_SIZE = 160  # pixels, longer side of the crops on the contact sheet
@@ -94,12 +101,18 @@ class EvaluationReport(pl.Callback):
         out: run directory; the trainer's ``log_dir`` if None.
         examples: how many of the worst, median and best samples the contact sheet shows.
         distance: of the mean hand from the camera, metres; only camera-space figures see it.
+        rasterizer: draws the meshes of the contact sheet; None takes ``warp``.
     """
 
-    def __init__(self, out: str | None = None, examples: int = 4, distance: float = 0.7) -> None:
-        self.out = out
-        self.examples = examples
-        self.distance = distance
+    def __init__(
+        self,
+        out: str | None = None,
+        examples: int = 4,
+        distance: float = 0.7,
+        rasterizer: Rasterizer | None = None,
+    ) -> None:
+        self.out, self.examples, self.distance = out, examples, distance
+        self.rasterizer = rasterizer
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start afresh."""
@@ -156,7 +169,10 @@ class EvaluationReport(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(figures)
         facts = _facts(rows[0], data, str(trainer.ckpt_path or "none: weights as they were"))
-        pictures = _pictures(rows, chosen, self._hand.faces)
+        pictures = {"pck.png": _plot(rows)}
+        if any(chosen.values()):
+            sheet = contact_sheet(chosen, self._hand.faces, self.rasterizer)
+            pictures["contact.png"] = (CONTACT_CAPTION, encode_png(sheet))
         _write(folder, rows, facts, warnings, pictures)
         Console().print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
@@ -318,23 +334,13 @@ def _write_csv(path: Path, samples: Samples) -> None:
             writer.writerow([sample_id, *("" if math.isnan(v) else f"{v:.7g}" for v in values)])
 
 
-def _pictures(
-    rows: list[Evaluated], chosen: dict[str, list[Example]], faces: Int[Tensor, "f 3"]
-) -> dict[str, tuple[str, bytes]]:
-    """Return the caption and the PNG file of each picture, by file name."""
+def _plot(rows: list[Evaluated]) -> tuple[str, bytes]:
+    """Return the caption and the PNG file of the PCK curves of the method and the mean hand."""
     panels = {
         title: {
             f"{row.name} (AUC {float(row.results[area]):.3f})": row.samples.curves[area].nanmean(0)
-            for row in rows[:2]  # the method and the mean hand
+            for row in rows[:2]
         }
         for title, area in (("aligned joints", "pa_auc_j"), ("aligned mesh", "pa_auc_v"))
     }
-    plot = encode_png(pck_plot(panels, PCK_THRESHOLDS))
-    pictures = {"pck.png": ("PCK after alignment of each sample", plot)}
-    if any(chosen.values()):
-        caption = (
-            "Worst, median and best samples by PA-MPJPE: left the predicted skeleton in colour "
-            "over the labelled one in white, right the predicted mesh"
-        )
-        pictures["contact.png"] = (caption, encode_png(contact_sheet(chosen, faces)))
-    return pictures
+    return "PCK after alignment of each sample", encode_png(pck_plot(panels, PCK_THRESHOLDS))

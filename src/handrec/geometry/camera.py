@@ -1,4 +1,4 @@
-"""Pinhole cameras: projection, crops, and the weak perspective that regressors speak.
+"""Pinhole cameras: projection, and the weak perspective that regressors speak.
 
 Convention:
     Camera frame of OpenCV (x right, y down, z forward), metres. Pixel centres lie at integer + 0.5,
@@ -30,55 +30,6 @@ def project(
     """
     rays = points / points[..., 2:].clamp(min=MIN_DEPTH)
     return rays[..., :2] @ intrinsics[:, :2, :2].mT + intrinsics[:, None, :2, 2]
-
-
-def unproject(
-    pixels: Float[Tensor, "b n 2"],
-    depth: Float[Tensor, "b n"],
-    intrinsics: Float[Tensor, "b 3 3"],
-) -> Float[Tensor, "b n 3"]:
-    """Return the points seen at the given pixels and depths, camera frame, metres.
-
-    Args:
-        pixels: centres at integer + 0.5.
-        depth: camera z, metres.
-        intrinsics: ``K``, pixels.
-    """
-    homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1)
-    rays: Tensor = torch.linalg.solve(intrinsics, homogeneous.mT).mT
-    return rays * depth[..., None]
-
-
-def transform_pixels(
-    pixels: Float[Tensor, "b n 2"], affine: Float[Tensor, "b 3 3"]
-) -> Float[Tensor, "b n 2"]:
-    """Return pixels moved by a homogeneous affine, ``A[:2, :2] p + A[:2, 2]``."""
-    return pixels @ affine[:, :2, :2].mT + affine[:, None, :2, 2]
-
-
-def transform_intrinsics(
-    intrinsics: Float[Tensor, "b 3 3"], affine: Float[Tensor, "b 3 3"]
-) -> Float[Tensor, "b 3 3"]:
-    """Return ``A K``: the intrinsics of an image whose pixels were moved by the affine ``A``.
-
-    A rotation or a shear of the image gives a ``K`` with skew, which :func:`project` honours.
-    """
-    return affine @ intrinsics
-
-
-def crop_affine(box: Float[Tensor, "b 4"], image_size: tuple[int, int]) -> Float[Tensor, "b 3 3"]:
-    """Return the affine from the pixels of an image to those of a crop of it.
-
-    Args:
-        box: ``(left, top, width, height)`` of the crop in the image, pixels.
-        image_size: ``(height, width)`` to which the crop is resized.
-    """
-    height, width = image_size
-    size = torch.tensor([width, height], dtype=box.dtype, device=box.device)
-    scale = size / box[:, 2:]
-    affine = torch.diag_embed(torch.cat([scale, torch.ones_like(scale[:, :1])], dim=-1))
-    affine[:, :2, 2] = -scale * box[:, :2]
-    return affine
 
 
 def resize_camera(camera: Camera, image_size: tuple[int, int]) -> Camera:

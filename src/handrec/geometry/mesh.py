@@ -1,4 +1,4 @@
-"""Triangle meshes: normals, areas, edges, sampling. Pure functions."""
+"""Triangle meshes: normals, edges, sampling. Pure functions."""
 
 import torch
 from jaxtyping import Float, Int
@@ -31,37 +31,11 @@ def vertex_normals(
     return F.normalize(summed, dim=-1, eps=1e-20)
 
 
-def signed_volume(
-    vertices: Float[Tensor, "*b v 3"], faces: Int[Tensor, "f 3"]
-) -> Float[Tensor, "*b"]:
-    """Return the volume enclosed by closed meshes, positive for outward (CCW) faces."""
-    corners = vertices[..., faces, :]
-    cross = torch.linalg.cross(corners[..., 0, :], corners[..., 1, :], dim=-1)
-    volume: Tensor = (cross * corners[..., 2, :]).sum((-1, -2)) / 6
-    return volume
-
-
 def edges(faces: Int[Tensor, "f 3"]) -> Int[Tensor, "e 2"]:
     """Return every undirected edge once, lower vertex first, in lexical order."""
     directed = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     unique: Tensor = torch.unique(directed.sort(dim=1).values, dim=0)
     return unique
-
-
-def weld(
-    vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"]
-) -> tuple[Float[Tensor, "w 3"], Int[Tensor, "f 3"], Int[Tensor, " v"]]:
-    """Merge vertices at exactly equal positions, in order of first appearance.
-
-    Returns:
-        The distinct vertices, the faces among them, and the new index of each old vertex.
-    """
-    _, group = torch.unique(vertices, dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(vertices), device=vertices.device)
-    first = first.scatter_reduce(0, group, torch.arange(len(vertices), device=group.device), "amin")
-    kept = first.sort().values
-    index = torch.searchsorted(kept, first[group])
-    return vertices[kept], index[faces], index
 
 
 def farthest_point_sampling(points: Float[Tensor, "n d"], count: int) -> Int[Tensor, " count"]:

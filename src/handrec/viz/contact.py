@@ -1,106 +1,17 @@
-"""Contact sheets: which samples went worst, which went best, and what that looks like.
-
-Convention:
-    A *picture* is a numpy array ``(H, W, 3)``, uint8, RGB. Pixel centres lie at integer + 0.5, so
-    half a pixel is taken off before cv2, whose centres are integers, draws anything. Functions
-    that draw return a new picture.
-"""
+"""Contact sheets: which samples went worst, which went best, and what that looks like."""
 
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from handrec.hand.joints import PARENTS
+from handrec.render.base import Rasterizer
+from handrec.viz.drawing import WHITE, Picture, draw_mesh, draw_skeleton
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
-
-#: Thumb to little finger, distinguishable without colour vision (after Okabe and Ito).
-FINGER_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0))
-WHITE = (255, 255, 255)
-MESH_COLOUR = (205, 214, 232)
 _BACKGROUND, _INK = 255, (40, 40, 40)
-_SHIFT = 4  # cv2 draws at fractions of 2**-4 pixels
 _MARGIN, _CAPTION = 6, 20  # pixels of a grid
-
-
-def to_picture(image: Float[Tensor, "3 h w"]) -> Picture:
-    """Return an RGB image in [0, 1] as a picture."""
-    levels = (image.detach().float().clamp(0, 1) * 255).round().byte()
-    return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy())
-
-
-def draw_skeleton(
-    picture: Picture,
-    keypoints: Float[Tensor, "21 2"],
-    colours: tuple[tuple[int, int, int], ...] = FINGER_COLOURS,
-    confidence: Float[Tensor, " 21"] | None = None,
-    thickness: float = 1.0,
-) -> Picture:
-    """Return the picture with the 20 bones and 21 joints drawn over it.
-
-    Args:
-        picture: what to draw on.
-        keypoints: joints in pixels of the picture; not finite ones are left out.
-        colours: of thumb to little finger.
-        confidence: joints with confidence 0 are left out, with their bones.
-        thickness: of the lines, relative to the default, which follows the picture's size.
-    """
-    canvas = picture.copy()
-    width = max(1, round(thickness * min(canvas.shape[:2]) / 90))
-    points = keypoints.detach().double().cpu()
-    # Far outside of the picture fixed-point coordinates would overflow.
-    seen = points.isfinite().all(1) & (points.abs() < 1e4).all(1)
-    if confidence is not None:
-        seen &= confidence.detach().cpu() > 0
-    fixed = [tuple(_fixed(point)) if ok else (0, 0) for point, ok in zip(points, seen, strict=True)]
-    for joint in range(1, len(PARENTS)):
-        parent = PARENTS[joint]
-        if seen[joint] and seen[parent]:
-            colour = colours[(joint - 1) // 4]
-            cv2.line(canvas, fixed[parent], fixed[joint], colour, width, cv2.LINE_AA, _SHIFT)
-    for joint in seen.nonzero().flatten().tolist():
-        colour = colours[(joint - 1) // 4] if joint else WHITE
-        cv2.circle(canvas, fixed[joint], width << _SHIFT, colour, -1, cv2.LINE_AA, _SHIFT)
-    return canvas
-
-
-def draw_mesh(
-    picture: Picture,
-    vertices: Float[Tensor, "v 3"],
-    faces: Int[Tensor, "f 3"],
-    intrinsics: Float[Tensor, "3 3"],
-    colour: tuple[int, int, int] = MESH_COLOUR,
-) -> Picture:
-    """Return the picture with a mesh painted over it, far faces first, lit from the camera.
-
-    Painting in order of depth is wrong where faces intersect: good enough to look at, not a
-    renderer.
-
-    Args:
-        picture: what to draw on.
-        vertices: metres, camera frame.
-        faces: rows of ``vertices``.
-        intrinsics: ``K`` of the picture.
-        colour: of the surface.
-    """
-    height, width = picture.shape[:2]
-    corners = vertices.detach().double().cpu()[faces.cpu()]  # (F, 3, 3)
-    corners = corners[(corners[..., 2] > 0.01).all(1)]
-    corners = corners[corners[..., 2].mean(1).argsort(descending=True)]
-    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    shade = 0.35 + 0.65 * torch.nn.functional.normalize(normals, dim=1)[:, 2].abs()
-    pixels = corners @ intrinsics.detach().double().cpu().T
-    pixels = 2 * pixels[..., :2] / pixels[..., 2:]  # drawn at twice the size, then averaged
-    canvas = cv2.resize(picture, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST)
-    inside = (pixels.abs() < 1e4).flatten(1).all(1)
-    for polygon, light in zip(_fixed(pixels[inside]), shade[inside].tolist(), strict=True):
-        cv2.fillConvexPoly(canvas, polygon, [light * c for c in colour], cv2.LINE_8, _SHIFT)
-    painted: Picture = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    return painted
 
 
 def grid(pictures: list[Picture], columns: int, captions: list[str] | None = None) -> Picture:
@@ -191,21 +102,35 @@ class Gallery:
         }
 
 
-def contact_sheet(chosen: dict[str, list[Example]], faces: Int[Tensor, "f 3"]) -> Picture:
+def contact_sheet(
+    chosen: dict[str, list[Example]],
+    faces: Int[Tensor, "f 3"],
+    rasterizer: Rasterizer | None = None,
+) -> Picture:
     """Return a sheet with one row per group: predicted skeleton over the label, beside the mesh.
 
     Args:
         chosen: examples by the name of their group.
         faces: of the predicted meshes.
+        rasterizer: draws the meshes; None takes ``warp``.
     """
     pictures, captions = [], []
     for group, examples in chosen.items():
         for example in examples:
             labelled = draw_skeleton(
-                example.picture, example.target, (WHITE,) * 5, example.confidence, thickness=0.6
+                example.picture,
+                example.target,
+                colours=(WHITE,) * 5,
+                confidence=example.confidence,
             )
-            skeleton = draw_skeleton(labelled, example.keypoints, thickness=0.6)
-            mesh = draw_mesh(example.picture, example.vertices, faces, example.intrinsics)
+            skeleton = draw_skeleton(labelled, example.keypoints)
+            mesh = draw_mesh(
+                example.picture,
+                example.vertices,
+                faces,
+                example.intrinsics,
+                rasterizer=rasterizer,
+            )
             pictures.append(np.concatenate([skeleton, mesh], axis=1))
             captions.append(f"{group}: {example.error:.1f} mm  (#{example.sample_id})")
     return grid(pictures, max(len(examples) for examples in chosen.values()), captions)
@@ -213,11 +138,3 @@ def contact_sheet(chosen: dict[str, list[Example]], faces: Int[Tensor, "f 3"]) -
 
 def _error(example: Example) -> float:
     return example.error
-
-
-def _fixed(points: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-    """Return points in pixels (centres at integer + 0.5) as cv2's fixed-point coordinates."""
-    fixed: np.ndarray[tuple[int, ...], np.dtype[np.int32]] = (
-        ((points - 0.5) * 2**_SHIFT).round().int().numpy()
-    )
-    return fixed
