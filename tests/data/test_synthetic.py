@@ -111,10 +111,18 @@ def test_labels_agree_with_the_picture(hand, tmp_path):
     torch.testing.assert_close(posed.vertices, batch.vertices)
     torch.testing.assert_close(project(batch.joints_3d, batch.intrinsics), batch.keypoints_2d)
     pixels = project(batch.vertices, batch.intrinsics)
-    grid = (2 * pixels / 48 - 1)[:, :, None]
-    covered = torch.nn.functional.grid_sample(batch.mask, grid, align_corners=False)
-    inside = ((pixels > 1) & (pixels < 47)).all(-1)
-    assert covered[:, 0, :, 0][inside].mean() > 0.9
+
+    def covered(shift):
+        """Return how much of the mask lies under the vertices, moved sideways by pixels."""
+        moved = pixels + torch.tensor([shift, 0.0])
+        grid = (2 * moved / 48 - 1)[:, :, None]
+        mask = torch.nn.functional.grid_sample(batch.mask, grid, align_corners=False)
+        inside = ((pixels > 4) & (pixels < 44)).all(-1)
+        return mask[:, 0, :, 0][inside].mean()
+
+    # vertices on the outline see half a pixel of hand; a pixel to either side is worse
+    assert covered(0.0) > 0.85
+    assert covered(0.0) > max(covered(-1.0), covered(1.0)) + 0.01
 
 
 def test_splits_share_no_scene(hand, tmp_path):

@@ -86,3 +86,12 @@ def test_weak_camera_keeps_the_hand_before_the_camera():
     weak = torch.tensor([[-3.0, 0, 0], [0, 0, 0], [0.05, 0, 0]])
     depth = weak_to_translation(weak, intrinsics, (224, 224))[:, 2]
     torch.testing.assert_close(depth, torch.full((3,), 2 * 900 / (224 * 0.05)))
+
+
+def test_projection_keeps_its_precision_under_autocast():
+    points = torch.randn(2, 30, 3) * 0.1 + torch.tensor([0.0, 0.0, 0.6])
+    intrinsics = torch.tensor([[500.0, 0, 112], [0, 500, 100], [0, 0, 1]]).expand(2, 3, 3)
+    expected = project(points.double(), intrinsics.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels = project(points, intrinsics)
+    torch.testing.assert_close(pixels.double(), expected, atol=1e-3, rtol=0)

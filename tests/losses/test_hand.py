@@ -3,9 +3,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from handrec.geometry.rotations import random_rotations
 from handrec.losses.hand import (
     dense_loss,
     keypoints_2d_loss,
+    local_points_loss,
     relative_points_loss,
     rotation_loss,
     total,
@@ -29,6 +31,19 @@ def test_relative_points_ignore_where_the_hand_is():
     root = points[:, 0]
     loss = relative_points_loss(points + shift, points, root + shift[:, 0], root, torch.ones(2))
     torch.testing.assert_close(loss, torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_local_points_ignore_how_the_hand_is_turned_even_under_autocast():
+    torch.manual_seed(0)
+    points, root = 0.1 * torch.randn(2, 50, 3), torch.zeros(2, 3)
+    turn = random_rotations(2)
+    far = torch.tensor([[0.3, -0.2, 9.0]]).expand(2, 3)
+    turned = points @ turn.mT + far[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = local_points_loss(
+            turned, points, (far, turn), (root, torch.eye(3).expand(2, 3, 3)), torch.ones(2)
+        )
+    assert loss < 1e-6
 
 
 def test_absent_labels_neither_count_nor_dilute():

@@ -28,8 +28,12 @@ def project(
         points: metres; a depth below :data:`MIN_DEPTH` counts as that.
         intrinsics: ``K``, pixels; a skew is honoured.
     """
-    rays = points / points[..., 2:].clamp(min=MIN_DEPTH)
-    return rays[..., :2] @ intrinsics[:, :2, :2].mT + intrinsics[:, None, :2, 2]
+    x, y, depth = points.unbind(-1)
+    depth = depth.clamp(min=MIN_DEPTH)
+    # Written out: a matrix product would be taken in bfloat16 under autocast, a pixel off.
+    rows = intrinsics[:, :2, :, None].unbind(1)
+    pixels = [row[:, 0] * x / depth + row[:, 1] * y / depth + row[:, 2] for row in rows]
+    return torch.stack(pixels, dim=-1)
 
 
 def resize_camera(camera: Camera, image_size: tuple[int, int]) -> Camera:

@@ -59,6 +59,33 @@ def relative_points_loss(
     return masked_mean(difference.abs(), weight)
 
 
+def local_points_loss(
+    predicted: Float[Tensor, "b n 3"],
+    target: Float[Tensor, "b n 3"],
+    predicted_wrist: tuple[Tensor, Tensor],
+    target_wrist: tuple[Tensor, Tensor],
+    weight: Float[Tensor, " b"],
+) -> Float[Tensor, ""]:
+    """Return the L1 distance, metres, of points in the frames of their own wrists.
+
+    Args:
+        predicted: metres, camera frame.
+        target: metres, camera frame.
+        predicted_wrist: position ``(B, 3)`` and rotation to the camera frame ``(B, 3, 3)``.
+        target_wrist: the same of the target.
+        weight: 1 where target and its wrist are labels.
+    """
+
+    def into(points: Tensor, wrist: tuple[Tensor, Tensor]) -> Tensor:
+        position, rotation = wrist
+        relative = points - position[:, None]
+        # Not a matrix product: autocast would round millimetres away.
+        return (relative[..., None] * rotation[:, None]).sum(-2)
+
+    difference = into(predicted, predicted_wrist) - into(target, target_wrist)
+    return masked_mean(difference.abs(), weight)
+
+
 def rotation_loss(
     predicted: Float[Tensor, "b j 3 3"],
     target: Float[Tensor, "b j 3 3"],

@@ -15,6 +15,7 @@ from handrec.hand.base import HandModel
 from handrec.losses.hand import (
     dense_loss,
     keypoints_2d_loss,
+    local_points_loss,
     relative_points_loss,
     rotation_loss,
     shape_loss,
@@ -145,11 +146,11 @@ def supervised_terms(hand: HandPrediction, batch: HandBatch) -> dict[str, Tensor
         "joints": relative_points_loss(
             hand.joints, batch.joints_3d, root, true_root, batch.has_joints_3d
         ),
-        "local": relative_points_loss(
-            hand.vertices @ hand.pose[:, 0],
-            batch.vertices @ batch.pose[:, 0],
-            (root[:, None] @ hand.pose[:, 0])[:, 0],
-            (true_root[:, None] @ batch.pose[:, 0])[:, 0],
+        "local": local_points_loss(
+            hand.vertices,
+            batch.vertices,
+            (root, hand.pose[:, 0]),
+            (true_root, batch.pose[:, 0]),
             batch.has_pose * batch.has_vertices,
         ),
         "keypoints": keypoints_2d_loss(
