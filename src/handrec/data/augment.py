@@ -44,11 +44,13 @@ class Augmentation(nn.Module):
         super().__init__()
         self.rotation = math.radians(rotation)
         self.scale, self.shift = scale, shift
-        self.colours = nn.Sequential(
-            K.ColorJiggle(brightness, contrast, saturation, hue, p=0.8),
-            K.RandomGaussianBlur((3, 3), (0.3, 1.0), p=blur),
-            K.RandomGaussianNoise(std=noise, p=0.5),
-        )
+        self.colours = nn.Sequential()
+        if brightness or contrast or saturation or hue:
+            self.colours.append(K.ColorJiggle(brightness, contrast, saturation, hue, p=0.8))
+        if blur:
+            self.colours.append(K.RandomGaussianBlur((3, 3), (0.3, 1.0), p=blur))
+        if noise:
+            self.colours.append(K.RandomGaussianNoise(std=noise, p=0.5))
 
     @torch.no_grad()
     def augment(self, batch: HandBatch) -> HandBatch:

@@ -78,11 +78,10 @@ def local_points_loss(
 
     def into(points: Tensor, wrist: tuple[Tensor, Tensor]) -> Tensor:
         position, rotation = wrist
-        relative = points - position[:, None]
-        # Not a matrix product: autocast would round millimetres away.
-        return (relative[..., None] * rotation[:, None]).sum(-2)
+        return (points - position[:, None]) @ rotation
 
-    difference = into(predicted, predicted_wrist) - into(target, target_wrist)
+    with torch.autocast(predicted.device.type, enabled=False):  # it would round millimetres away
+        difference = into(predicted, predicted_wrist) - into(target, target_wrist)
     return masked_mean(difference.abs(), weight)
 
 

@@ -46,11 +46,11 @@ class HandMIMWeights:
 
     vertices: float = 20.0
     joints: float = 20.0
-    local: float = 20.0
+    local: float = 40.0
     keypoints: float = 2.0
-    rotations: float = 2.0
-    shape: float = 0.01
-    dense: float = 1.0
+    rotations: float = 20.0
+    shape: float = 0.1
+    dense: float = 5.0
 
 
 class HandMIM(HandMethod):
