@@ -32,7 +32,7 @@ def adamw_layer_decay(
     ):
         if chosen:
             groups.append({"params": chosen, "weight_decay": decay, "lr": lr})
-    return AdamW(groups, lr=lr, fused=True)
+    return AdamW(groups, lr=lr)
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float) -> LambdaLR:
