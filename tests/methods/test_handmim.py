@@ -35,7 +35,7 @@ def tiny_method(hand):
     backbone = TimmBackbone("vit_tiny_patch16_224", 32, stem="conv", options=options)
     head = partial(PyMAF, map_channels=32, grid=5, points=40, width=128, dropout=0.0)
     method = HandMIM(backbone, head, hand, WarpRasterizer(), HandMIMWeights())
-    method.log = method.log_dict = lambda *_, **__: None
+    method.log_losses = lambda *_: None  # there is no trainer
     return method
 
 

@@ -113,8 +113,7 @@ class HandMIM(HandMethod):
         if estimates.dense is not None:
             terms["dense"] = self._dense_term(estimates.dense, batch)
         loss = total(terms, self.weights)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()})
-        self.log("train/loss", loss, prog_bar=True)
+        self.log_losses(terms, loss)
         return loss
 
     def _dense_term(self, dense: Tensor, batch: HandBatch) -> Tensor:

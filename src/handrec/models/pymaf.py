@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.geometry.mesh import farthest_point_sampling
 from handrec.hand.base import HandModel
@@ -35,6 +36,7 @@ class PyMAF(MeshHead):
         backbone: whose features it reads.
         hand: the hand model.
         iterations: T; each after the first works on a map of twice the resolution.
+        levels: maps of the pyramid, of which the iterations take the finest; None for one each.
         map_channels: of the pyramid's maps.
         grid: points per side of the first iteration's grid.
         points: mesh vertices sampled in later iterations.
@@ -51,6 +53,7 @@ class PyMAF(MeshHead):
         backbone: Backbone,
         hand: HandModel,
         iterations: int = 3,
+        levels: int | None = None,
         map_channels: int = 256,
         grid: int = 21,
         points: int = 195,
@@ -61,7 +64,10 @@ class PyMAF(MeshHead):
     ) -> None:
         super().__init__()
         self.hand = hand
-        self.pyramid = FeaturePyramid(backbone, map_channels, levels=iterations)
+        levels = levels or iterations
+        if levels < iterations:
+            raise UserError(f"PyMAF: {iterations} iterations want as many levels, not {levels}")
+        self.pyramid = FeaturePyramid(backbone, map_channels, levels)
         self.samplers = nn.ModuleList(PointMLP(map_channels) for _ in range(iterations))
         self.dense_feedback = dense_feedback
         per_point = 5 + 4 * dense_feedback
@@ -84,7 +90,7 @@ class PyMAF(MeshHead):
         points = self.grid.expand(len(features.grid), -1, -1)
         estimates: list[HandPrediction] = []
         for feature_map, sampler, regressor in zip(
-            maps, self.samplers, self.regressors, strict=True
+            maps[-len(self.samplers) :], self.samplers, self.regressors, strict=True
         ):
             samples = sampler(sample_points(feature_map, points))
             if self.dense_feedback:
