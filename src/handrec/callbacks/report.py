@@ -141,8 +141,11 @@ class EvaluationReport(pl.Callback):
         self._measure(self._method, outputs, batch)
         self._measure(MEAN_HAND, self._mean_hand.predict(batch), batch)
         iterations = getattr(pl_module, "iterations", None)
-        for index, prediction in enumerate(iterations(batch) if iterations else [], start=1):
-            self._measure(f"iteration {index}", prediction, batch, f_scores=False)
+        if iterations:
+            with trainer.precision_plugin.forward_context():  # as test_step ran
+                predictions = iterations(batch)
+            for index, prediction in enumerate(predictions, start=1):
+                self._measure(f"iteration {index}", prediction, batch, f_scores=False)
         errors = _ranking(self._metrics[self._method].latest)
         for example in _examples(outputs, batch, errors):
             self._gallery.add(example)

@@ -1,6 +1,7 @@
 """What every method shares: reconstruct, validate, hand over its predictions."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -36,7 +37,8 @@ class HandMethod(pl.LightningModule, ABC):
 
         Lightning's bookkeeping of every value in every step would cost a tenth of a step on CPUs.
         """
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        trainer: Any = self.trainer  # its loggers' side is untyped
+        if (self.global_step + 1) % trainer.log_every_n_steps == 0:
             self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
             self.log("train/loss", loss.detach(), prog_bar=True)
 
