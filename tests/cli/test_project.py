@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -112,8 +113,10 @@ def test_no_tracked_file_would_be_refused():
 
 
 def make(*args):
+    # The tests may run inside of `make test`, whose own options must not reach this make.
+    outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.run(
-        ["make", *args], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        ["make", *args], cwd=REPOSITORY, capture_output=True, text=True, check=False, env=outside
     )
 
 
