@@ -45,7 +45,7 @@ need-input:
 	@test -n "$(INPUT)" || { echo "usage: make predict INPUT=<image or folder> [BOXES=file.json] [EXP=...] [CKPT=...] [OUT=predictions] [ARGS=...]"; exit 2; }
 
 need-sweep:
-	@test -n "$(SWEEP)" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml>"; exit 2; }
+	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml>"; exit 2; }
 
 train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim
 	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(CHOICES) $(ARGS)
@@ -73,7 +73,7 @@ bench: $(STAMP) ## measure: all benchmarks, or BENCH=name; each writes results/<
 results: $(STAMP) ## write the tables and plots in docs/results/ from results/
 	@$(BIN)/handrec results $(ARGS)
 
-sweep: need-sweep $(STAMP) ## start a W&B sweep here: make sweep SWEEP=handmim_lr (needs `wandb login`)
+sweep: need-sweep $(STAMP) ## start a W&B sweep here: make sweep SWEEP=handmim (needs `wandb login`)
 	@PATH="$(abspath $(BIN)):$$PATH" && agent=$$(wandb sweep --project handrec "experiments/sweeps/$(SWEEP).yaml" 2>&1 | tee /dev/stderr | sed -n 's/.*wandb agent //p') && wandb agent $$agent
 
 clean: ## remove caches and builds; runs, predictions and .venv stay

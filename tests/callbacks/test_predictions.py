@@ -77,10 +77,10 @@ def photos(tmp_path):
     return folder
 
 
-def predict(photos, out, method=None, batch_size=2, checkpoint=None, **options):
+def predict(photos, out, method=None, batch_size=2, checkpoint=None, boxes=None, **options):
     data = Photos(
         str(photos),
-        boxes=str(photos.parent / "boxes.json"),
+        boxes=str(boxes or photos.parent / "boxes.json"),
         image_size=SIZE,
         batch_size=batch_size,
         **options,
@@ -207,6 +207,14 @@ class TestPrediction:
         method.predict_step = lambda *_: pytest.fail("predicted all the same")
         with pytest.raises(UserError, match="file/out: cannot write here"):
             predict(photos, tmp_path / "file/out", method)
+
+    def test_the_users_boxes_are_not_written_among(self, photos, tmp_path):
+        (tmp_path / "out").mkdir()
+        boxes = (tmp_path / "boxes.json").rename(tmp_path / "out" / "a.json")
+        kept = boxes.read_bytes()
+        with pytest.raises(UserError, match=r"a\.json lies in the output folder"):
+            predict(photos, tmp_path / "out", boxes=boxes)
+        assert boxes.read_bytes() == kept
 
     def test_photos_are_not_written_among(self, photos):
         with pytest.raises(UserError, match="lies in the output folder"):

@@ -215,6 +215,7 @@ def test_lists_append_and_dataclasses_merge(workspace):
         ("--model.weightz.photo=1", "unknown key model.weightz.photo (did you mean 'weights'?)"),
         ("--model.weights.phto=1", "unknown key model.weights.phto (did you mean 'photo'?)"),
         ("--model.init_args.weights.phto=1", "unknown key model.weights.phto"),
+        ("--model.init_args.weights.phot=1", "unknown key model.weights.phot"),
         ("--model.weights.photo=abc", "model.weights.photo: expected float, got abc"),
         ("--model.part.widthh=3", "unknown key model.part.widthh (did you mean 'width'?)"),
         ("--data.sizee=2", "unknown key data.sizee (did you mean 'size'?)"),

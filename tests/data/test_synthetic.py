@@ -4,6 +4,7 @@ import torch
 from handrec.data.drawing import draw_scenes, skin_colours
 from handrec.data.scenes import Views, sample_scenes
 from handrec.data.synthetic import SyntheticHands
+from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.hand.openhand import OpenHand
 from handrec.render.torch_reference import TorchRasterizer
@@ -140,8 +141,9 @@ def test_a_split_does_not_depend_on_the_size_of_batches_or_other_splits(hand, tm
 
 
 def test_detected_keypoints_are_off_and_say_so(hand, tmp_path):
-    exact = first_batch(module(hand, tmp_path, test_size=256, batch_size=256), "test")
-    data = module(hand, tmp_path, test_size=256, batch_size=256, keypoints="detected")
+    sizes = {"train_size": 256, "test_size": 256, "batch_size": 256}
+    exact = first_batch(module(hand, tmp_path, **sizes), "test")
+    data = module(hand, tmp_path, keypoints="detected", **sizes)
     detected = first_batch(data, "test")
     error = (detected.keypoints_2d - exact.keypoints_2d).norm(dim=-1).flatten() / 48
     assert 0.01 < error.median() < 0.04
@@ -149,6 +151,27 @@ def test_detected_keypoints_are_off_and_say_so(hand, tmp_path):
     correlation = torch.corrcoef(torch.stack([error, detected.confidence.flatten()]))[0, 1]
     assert -0.95 < correlation < -0.3
     assert (exact.confidence == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 32}, "batch_size 32 must lie between 1 and train_size 16"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"test_size": 0}, "at least 1"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(hand, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        module(hand, tmp_path, **arguments)
+
+
+def test_a_damaged_cache_is_named(hand, tmp_path):
+    module(hand, tmp_path)
+    file = next(tmp_path.glob("*-test-*"))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is damaged"):
+        module(hand, tmp_path)
 
 
 def test_interrupted_drawing_leaves_no_half_file(hand, tmp_path, monkeypatch):

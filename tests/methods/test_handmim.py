@@ -1,9 +1,11 @@
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from handrec.data.synthetic import SyntheticHands
+from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
 from handrec.methods.handmim import HandMIM, HandMIMWeights, supervised_terms
 from handrec.methods.optim import adamw_layer_decay, warmup_cosine
@@ -123,3 +125,15 @@ def test_schedule_rises_then_falls_to_the_floor():
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[55] == pytest.approx(0.01 + 0.99 / 2, abs=1e-9)
     assert schedule.get_last_lr()[0] == pytest.approx(0.01)
+
+
+def test_data_drawn_with_another_hand_are_refused(hand, batch, tmp_path):
+    other = OpenHand()
+    other.faces = other.faces.flip(0)
+    data = SyntheticHands(
+        other, WarpRasterizer(), image_size=32, batch_size=8, train_size=8, val_size=1,
+        test_size=1, cache_dir=str(tmp_path),
+    )  # fmt: skip
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, max_epochs=1, accelerator="cpu")
+    with pytest.raises(UserError, match=r"the data's hand is OpenHand.* the same"):
+        trainer.fit(tiny_method(hand), data)

@@ -150,9 +150,10 @@ class PredictionWriter(pl.Callback):
                 pass
         except OSError as error:
             raise UserError(f"{self.out}: cannot write here ({error.strerror})") from error
-        for item in photos.items:
-            if item.path.resolve().is_relative_to(self.out.resolve()):
-                raise UserError(f"{item.path} lies in the output folder: choose another out")
+        given = [Path(file) for file in (photos.boxes, photos.intrinsics) if file is not None]
+        for path in [*(item.path for item in photos.items), *given]:
+            if path.resolve().is_relative_to(self.out.resolve()):
+                raise UserError(f"{path} lies in the output folder: choose another out")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count what is to come."""

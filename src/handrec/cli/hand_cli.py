@@ -54,6 +54,16 @@ class RunConfig(SaveConfigCallback):
         checkpoint[CONFIG_KEY] = self.text
 
 
+class StrictParser(LightningArgumentParser):
+    """A parser that takes no abbreviated keys: a mistyped weight must not set its neighbour.
+
+    Parsers of nested classes and dataclasses are of their parent's class.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+
 class HandCLI(LightningCLI):
     """Runs fit, validate, test or predict on expanded arguments (see `command_line.expand`)."""
 
@@ -66,13 +76,14 @@ class HandCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=RunConfig,
+            parser_class=StrictParser,
             seed_everything_default=0,
             args=args,
         )
 
     def init_parser(self, **kwargs: object) -> LightningArgumentParser:
-        """Return a parser that raises its errors and takes no abbreviated keys."""
-        return super().init_parser(**kwargs, exit_on_error=False, allow_abbrev=False)
+        """Return a parser that raises its errors."""
+        return super().init_parser(**kwargs, exit_on_error=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Declare what a configuration holds beside trainer, model and data."""
@@ -136,7 +147,8 @@ class HandCLI(LightningCLI):
             callbacks += (
                 [] if any(isinstance(c, ProgressBar) for c in callbacks) else [progress_bar()]
             )
-        if self.subcommand == "fit" and trainer.enable_checkpointing is not False:
+        checkpoints = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
+        if self.subcommand == "fit" and checkpoints:
             callbacks.append(self.config_init[self.subcommand].checkpoint)
         callbacks.append(EndSummary(self.chosen.name))
         if self.subcommand == "fit" and trainer.logger is None and not trainer.fast_dev_run:

@@ -107,6 +107,8 @@ def mistake(error: BaseException) -> str | None:
     if type(error).__module__.startswith("wandb."):
         return f"W&B: {' '.join(str(error).split())} (WANDB_MODE=offline does without it)"
     text = str(error)
+    if isinstance(error, FloatingPointError):
+        return f"{text}: the training diverged; lower the learning rate (--model.init_args.lr)"
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
         return "the checkpoint does not fit the model: " + " ".join(text.split()[:40]) + " ..."
     return None

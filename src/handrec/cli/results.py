@@ -27,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write every page, the plots and the index; the same records give the same bytes."""
     pages = read_records(args.records)
+    if not pages:
+        raise UserError(f"no records (*.json) in {args.records}/: `make bench` writes some")
     args.out.mkdir(parents=True, exist_ok=True)
-    for old in [*args.out.glob("*.md"), *args.out.glob("*.png")]:
-        old.unlink()
+    remove_generated(args.out)
     for page, sections in pages.items():
         parts = [f"# Results: {page}", HEADER]
         for name, records in sections.items():
@@ -42,6 +43,16 @@ def run(args: argparse.Namespace) -> int:
     count = sum(len(records) for sections in pages.values() for records in sections.values())
     print(f"handrec: {count} records -> {args.out}/ ({', '.join(pages) or 'no pages'})")
     return 0
+
+
+def remove_generated(folder: Path) -> None:
+    """Delete the pages that an earlier call wrote, and the plots they show; nothing else."""
+    for page in folder.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        if HEADER in text:
+            for plot in re.findall(r"!\[[^\]]*\]\(([^)/]+\.png)\)", text):
+                (folder / plot).unlink(missing_ok=True)
+            page.unlink()
 
 
 def read_records(folder: Path) -> dict[str, dict[str, list[Record]]]:

@@ -1,6 +1,7 @@
 """Finds runs and their checkpoints: `lightning_logs/<experiment>/version_<n>/`."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,19 +45,28 @@ def all_runs(logs: Path | None = None) -> list[Run]:
 
 
 def latest(experiment: str | None = None) -> Path:
-    """Return the newest run of an experiment, or of all of them when none is named."""
+    """Return the newest run of an experiment, or of all of them when none is named.
+
+    Smoke runs have learned nothing: they are passed over where there is any other.
+    """
     runs = all_runs()
     if experiment is None:
         if not runs:
             raise UserError(f"no run in {LOGS}/: train one first, e.g. `make train EXP=handmim`")
-        return max(runs, key=lambda run: (run.path / CONFIG).stat().st_mtime).path
+        return max(_trained(runs), key=lambda run: (run.path / CONFIG).stat().st_mtime).path
     own = [run for run in runs if run.experiment == experiment]
     if not own:
         others = sorted({run.experiment for run in runs})
         there = f" (there are runs of {', '.join(others)})" if others else ""
         how = f"train it with `make train EXP={experiment}`"
         raise UserError(f"no run of '{experiment}' in {LOGS}/{there}: {how}")
-    return own[-1].path
+    return _trained(own)[-1].path
+
+
+def _trained(runs: list[Run]) -> list[Run]:
+    """Return the runs at other scales than smoke, or all if there are only those."""
+    smoke = re.compile(r"^scale: smoke$", re.M)
+    return [run for run in runs if not smoke.search((run.path / CONFIG).read_text())] or runs
 
 
 def resolve(name: str) -> Path:

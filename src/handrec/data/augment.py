@@ -120,9 +120,9 @@ def _warp_matrix(angle: Tensor, scale: Tensor, shift: Tensor, size: int) -> Floa
 
 
 def _resample(image: Tensor, warp: Tensor) -> Tensor:
-    """Return the image whose pixel ``A p`` shows what was at ``p``; the border is mirrored."""
+    """Return the image whose pixel ``A p`` shows what was at ``p``; the border is continued."""
     size = image.shape[-1]
     to_unit = warp.new_tensor([[2 / size, 0, -1], [0, 2 / size, -1], [0, 0, 1]])
     backwards = to_unit @ torch.linalg.inv(warp) @ torch.linalg.inv(to_unit)
     grid = F.affine_grid(backwards[:, :2], list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)

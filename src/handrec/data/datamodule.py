@@ -15,9 +15,11 @@ class HandDataModule(pl.LightningDataModule, ABC):
 
     Attributes:
         name: of the data set, as reports show it.
+        description: what else tells its test split from another's of the same name.
     """
 
     name: str
+    description: str = ""
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:

@@ -151,8 +151,8 @@ def _place(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Put each hand before the camera and cut a jittered crop around it.
 
-    0.35 to 0.9 m away, up to 14 degrees off the axis; the crop is 1.15 to 1.5 times the longer
-    side of the hand's box, and its centre is off by up to 8 % of that.
+    0.35 to 0.9 m away, up to 14 degrees off the axis each way; the crop is 1.15 to 1.5 times the
+    longer side of the hand's box, and its centre is off by up to 8 % of that.
     """
     count = len(pose)
     focal = torch.tensor(

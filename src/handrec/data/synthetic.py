@@ -3,12 +3,14 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -86,6 +88,12 @@ class SyntheticHands(HandDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 < batch_size <= train_size:
+            raise UserError(
+                f"batch_size {batch_size} must lie between 1 and train_size {train_size}"
+            )
+        if min(image_size, val_size, test_size) < 1:
+            raise UserError("image_size, val_size and test_size must be at least 1")
         self.hand = hand
         self.rasterizer = rasterizer
         self.image_size = image_size
@@ -99,10 +107,21 @@ class SyntheticHands(HandDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.tables: dict[Split, SceneTable] = {}
+        self.description = (
+            f"{image_size} px; fingers within {views.cone:g} degrees of up,"
+            f" palm or back within {views.spin:g} of the camera"
+        )
 
     def prepare_data(self) -> None:
-        """Sample the scenes, and draw them if they are to be cached, once per configuration."""
-        for split in self.sizes:
+        """Sample the scenes, and draw them if they are to be cached, once per configuration.
+
+        An evaluation needs its own split only.
+        """
+        state = None if self.trainer is None else self.trainer.state.fn
+        wanted: tuple[Split, ...] = {"test": ("test",), "validate": ("val",)}.get(
+            str(state), ("train", "val", "test")
+        )
+        for split in wanted:
             if not self._file(split).exists():
                 self._build(split)
 
@@ -110,7 +129,13 @@ class SyntheticHands(HandDataModule):
         """Map the splits of a stage into memory."""
         wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in wanted.get(stage, ("test",)):
-            self.tables[split] = SceneTable(load_file(self._file(split)))
+            path = self._file(split)
+            try:
+                self.tables[split] = SceneTable(load_file(path))
+            except SafetensorError as error:
+                raise UserError(
+                    f"{path} is damaged ({error}): delete it and start again"
+                ) from error
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training split, shuffled; incomplete batches are dropped."""
@@ -223,7 +248,8 @@ class SyntheticHands(HandDataModule):
         except OSError as error:
             raise UserError(f"cannot write the synthetic data to {path.parent}: {error}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder may be what could not be made
+                partial.unlink(missing_ok=True)
 
     def _draw(self, scenes: Scenes, chunk: int = 64) -> Tensor:
         """Return images and masks as bytes, ``(B, 4, H, W)``."""

@@ -49,7 +49,7 @@ def _from_axis(axis: Tensor, squared: Tensor, first: Tensor, second: Tensor) -> 
 
 
 def matrix_to_quaternion(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
-    """Return unit quaternions (w, x, y, z) with a non-negative first non-zero entry.
+    """Return unit quaternions (w, x, y, z) with w >= 0.
 
     Convention:
         Of the four textbook formulas the one with the largest pivot is used, so none divides by

@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
+from handrec.errors import UserError
 from handrec.hand.base import HandModel
 from handrec.metrics.hand import HandMetrics
 from handrec.types import HandBatch, HandPrediction
@@ -31,6 +33,20 @@ class HandMethod(pl.LightningModule, ABC):
     @abstractmethod
     def reconstruct(self, batch: HandBatch) -> HandPrediction:
         """Return the hands of a batch from its images and intrinsics alone."""
+
+    def setup(self, stage: str) -> None:
+        """Refuse to learn from labels on another mesh than the method's."""
+        drawn = getattr(getattr(self.trainer, "datamodule", None), "hand", None)
+        if (
+            stage == "fit"
+            and isinstance(drawn, HandModel)
+            and not torch.equal(drawn.faces.cpu(), self.hand.faces.cpu())
+        ):
+            names = f"{type(drawn).__name__}, the method's {type(self.hand).__name__}"
+            raise UserError(
+                f"the data's hand is {names}:"
+                " give --data.init_args.hand and --model.init_args.hand the same"
+            )
 
     def log_losses(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Log a step's loss terms and their weighted sum under ``train/`` when loggers look.

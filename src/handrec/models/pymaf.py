@@ -30,7 +30,7 @@ class PyMAF(MeshHead):
     Iteration 0 samples a feature map on a regular grid, later ones where the last mesh projects,
     on ever finer maps; a small MLP shrinks each sample, and a regressor turns all of them and the
     last state into a residual. The state and the mesh are constants to the next iteration:
-    gradients flow through features, MLP and regressor only.
+    gradients flow through features (and the dense map, if it is fed back), MLP and regressor only.
 
     Args:
         backbone: whose features it reads.

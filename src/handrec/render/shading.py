@@ -16,7 +16,7 @@ from handrec.types import Camera, Rendering
 
 
 class Light(NamedTuple):
-    """An ambient and a directional light per image, in linear RGB.
+    """An ambient and a directional light per image, RGB gains on the colours as they are stored.
 
     Attributes:
         ambient: light from everywhere.
