@@ -166,13 +166,14 @@ class EvaluationReport(pl.Callback):
             return
         table, warnings = _table(rows), suspicions(rows[0].results)
         _print(table, f"{self._method} on {data}", warnings)
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         figures = {f"test/{k}": v for k, v in _figures(rows[0]).items() if v is not None}
         for logger in trainer.loggers:
             logger.log_metrics(figures)
         facts = _facts(rows[0], data, str(trainer.ckpt_path or "none: weights as they were"))
-        facts["data_description"] = getattr(trainer.datamodule, "description", "")
+        module = getattr(trainer, "datamodule", None)
+        facts["data_description"] = getattr(module, "description", "")
         pictures = {"pck.png": _plot(rows)}
         if any(chosen.values()):
             sheet = contact_sheet(chosen, self._hand.faces, self.rasterizer)

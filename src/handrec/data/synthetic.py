@@ -118,10 +118,8 @@ class SyntheticHands(HandDataModule):
         An evaluation needs its own split only.
         """
         state = None if self.trainer is None else self.trainer.state.fn
-        wanted: tuple[Split, ...] = {"test": ("test",), "validate": ("val",)}.get(
-            str(state), ("train", "val", "test")
-        )
-        for split in wanted:
+        needed: dict[str, tuple[Split, ...]] = {"test": ("test",), "validate": ("val",)}
+        for split in needed.get(str(state), ("train", "val", "test")):
             if not self._file(split).exists():
                 self._build(split)
 
