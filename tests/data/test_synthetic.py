@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
 from handrec.data.drawing import draw_scenes, skin_colours
 from handrec.data.scenes import Views, sample_scenes
@@ -151,6 +154,13 @@ def test_detected_keypoints_are_off_and_say_so(hand, tmp_path):
     correlation = torch.corrcoef(torch.stack([error, detected.confidence.flatten()]))[0, 1]
     assert -0.95 < correlation < -0.3
     assert (exact.confidence == 1).all()
+
+
+def test_an_evaluation_draws_its_own_split_only(hand, tmp_path):
+    data = SyntheticHands(hand, WarpRasterizer(), 48, 8, 16, 8, 8, cache_dir=str(tmp_path))
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.TESTING))
+    data.prepare_data()
+    assert [path.name.split("-")[1] for path in tmp_path.iterdir()] == ["test"]
 
 
 @pytest.mark.parametrize(

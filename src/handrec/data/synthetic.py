@@ -117,9 +117,9 @@ class SyntheticHands(HandDataModule):
 
         An evaluation needs its own split only.
         """
-        state = None if self.trainer is None else self.trainer.state.fn
+        stage = None if self.trainer is None else self.trainer.state.fn
         needed: dict[str, tuple[Split, ...]] = {"test": ("test",), "validate": ("val",)}
-        for split in needed.get(str(state), ("train", "val", "test")):
+        for split in needed.get(stage.value if stage else "fit", ("train", "val", "test")):
             if not self._file(split).exists():
                 self._build(split)
 
