@@ -146,3 +146,12 @@ def test_make_passes_on_what_was_chosen(tmp_path):
     assert 'fit --exp="a" --scale="c" --dataset="b" --ckpt_path="d e" --f=1' in train
     predict = make("-n", "predict", "INPUT=my photos", "BOXES=b.json", *stamp).stdout
     assert 'predict  --input="my photos" --boxes="b.json"' in predict
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    for page in pages:
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        links = re.findall(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)|src="([^":]+)"', text)
+        for link in (one or other for one, other in links):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
