@@ -133,6 +133,7 @@ def test_photos_without_an_entry_are_left_out_and_listed(folder):
     [
         ([200, 0, 300, 90], r"a\.png: box \[200.*outside the image \(160 x 120"),
         ([0, -90, 90, 0], "outside the image"),
+        ([-1e5, -1e5, 1e5, 1e5], "far larger than the image"),
         ([90, 0, 20, 90], r"a\.png: box \[90.* is inverted"),
         ([0, 90, 90, 20], "is inverted"),
         ([50, 50, 57.9, 90], r"a\.png: box .* is smaller than 8 pixels"),

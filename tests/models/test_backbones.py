@@ -84,7 +84,12 @@ def test_checkpoint_of_timm_loads_at_another_size_without_its_classifier(tmp_pat
 )
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
-        TimmBackbone(image_size=56, **arguments)
+        TimmBackbone(image_size=112, **arguments)
+
+
+def test_image_size_that_patches_do_not_tile_is_refused():
+    with pytest.raises(UserError, match="image_size 65 is no multiple"):
+        TimmBackbone(image_size=65, **TINY)
 
 
 def test_checkpoint_of_another_architecture_is_refused(tmp_path):

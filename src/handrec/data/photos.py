@@ -175,6 +175,8 @@ class Photos(HandDataModule):
             raise UserError(f"{shown} is inverted: it wants [x1, y1, x2, y2], x1 < x2, y1 < y2")
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
             raise UserError(f"{shown} lies outside the image ({width} x {height} pixels)")
+        if max(right - left, bottom - top) > 4 * max(width, height):
+            raise UserError(f"{shown} is far larger than the image ({width} x {height} pixels)")
         if min(right - left, bottom - top) < MIN_BOX:
             raise UserError(f"{shown} is smaller than {MIN_BOX} pixels")
         if max(right - left, bottom - top) < SMALL_BOX:

@@ -90,6 +90,11 @@ class TimmBackbone(Backbone):
         elif stem == "conv":
             raise UserError(f"stem: conv is for ViTs, and {name} is none")
         self.model = timm.create_model(name, num_classes=0, **arguments)
+        patch = self.model.patch_embed.patch_size[0] if is_vit(name) else 1
+        if image_size < 1 or image_size % patch:
+            raise UserError(
+                f"image_size {image_size} is no multiple of {name}'s patch size {patch}"
+            )
         self.channels = int(self.model.num_features)
         if stem == "conv":
             self.fine_channels = tuple(self.model.patch_embed.widths[-2::-1])
