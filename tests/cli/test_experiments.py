@@ -155,3 +155,9 @@ def test_every_experiment_trains_and_tests(name, tmp_path, monkeypatch, capfd):
     assert main(["fit", f"--exp={name}", "--scale=smoke"]) == 0
     assert main(["test", f"--run={name}"]) == 0
     assert f"make predict EXP={name}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("subcommand", ["test", "validate", "predict"])
+def test_an_experiment_without_weights_is_not_evaluated(workspace, subcommand):
+    with pytest.raises(UserError, match="no trained weights: give --run=dummy"):
+        expand([subcommand, "--exp=dummy", "--scale=smoke"])

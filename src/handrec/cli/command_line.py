@@ -25,6 +25,10 @@ def expand(args: list[str]) -> list[str]:
         raise UserError("--exp starts from an experiment, --run from a run: give one of them")
     if subcommand == "fit" and "run" in own:
         raise UserError("to go on training a run, give --exp=NAME and --ckpt_path=CHECKPOINT")
+    if subcommand != "fit" and "exp" in own and not experiments.take(rest, ("ckpt_path",))[0]:
+        raise UserError(
+            f"--exp has no trained weights: give --run={own['exp']} or --ckpt_path=FILE"
+        )
     photos = list(photo_arguments(own))
     if "exp" in own:
         base = experiments.experiment_arguments(own["exp"], own.get("dataset"), own.get("scale"))
