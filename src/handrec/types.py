@@ -56,7 +56,12 @@ class HandBatch(NamedTuple):
         has_pose: 1 where ``pose``, ``betas`` and ``translation`` are labels.
         has_mask: 1 where ``mask`` is a label.
         is_left: 1 where the hand was a left one, mirrored when it was read.
+        visibility: 1 where a keypoint is not hidden, by the hand itself or by something before it.
+        has_visibility: 1 where ``visibility`` is a label.
         sample_id: index within its data set.
+        sequence: number of the video that the image is a frame of, its ``sample_id`` if it is of
+            none. A clip is so many rows after each other of one ``sequence``.
+        frame: number of the frame in its video.
         crop_to_image: homogeneous affine from crop pixels to the pixels of the original image (it
             mirrors for a left hand).
     """
@@ -76,7 +81,11 @@ class HandBatch(NamedTuple):
     has_pose: Float[Tensor, " b"]
     has_mask: Float[Tensor, " b"]
     is_left: Float[Tensor, " b"]
+    visibility: Float[Tensor, "b 21"]
+    has_visibility: Float[Tensor, " b"]
     sample_id: Int[Tensor, " b"]
+    sequence: Int[Tensor, " b"]
+    frame: Int[Tensor, " b"]
     crop_to_image: Float[Tensor, "b 3 3"]
 
     @property

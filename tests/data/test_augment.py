@@ -35,7 +35,9 @@ def labelled_batch(hand, count=4):
         confidence=torch.ones(count, 21), joints_3d=posed.joints, vertices=posed.vertices,
         pose=pose, betas=betas, translation=translation, mask=dot, has_joints_3d=ones,
         has_vertices=ones, has_pose=ones, has_mask=ones, is_left=0 * ones,
-        sample_id=torch.arange(count), crop_to_image=2 * torch.eye(3).expand(count, 3, 3),
+        visibility=torch.ones(count, 21), has_visibility=ones, sample_id=torch.arange(count),
+        sequence=torch.arange(count), frame=torch.zeros(count, dtype=torch.long),
+        crop_to_image=2 * torch.eye(3).expand(count, 3, 3),
     )  # fmt: skip
 
 

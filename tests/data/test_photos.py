@@ -64,7 +64,7 @@ def test_several_hands_of_one_photo_left_ones_mirrored(folder):
 def test_every_label_is_absent(folder):
     (batch,) = ready(str(folder)).predict_dataloader()
     labels = batch._asdict()
-    for name in ("image", "intrinsics", "crop_to_image", "sample_id"):
+    for name in ("image", "intrinsics", "crop_to_image", "sample_id", "sequence"):
         labels.pop(name)
     assert all(not value.any() for value in labels.values())
     assert batch.vertices.shape == (2, 1, 3)

@@ -74,7 +74,11 @@ def fake_batch(count=6, seed=0, hand=None, size=64, first_id=0):
         has_pose=ones,
         has_mask=0 * ones,
         is_left=0 * ones,
+        visibility=torch.zeros(count, 21),
+        has_visibility=0 * ones,
         sample_id=torch.arange(first_id, first_id + count),
+        sequence=torch.arange(first_id, first_id + count),
+        frame=torch.zeros(count, dtype=torch.long),
         crop_to_image=torch.eye(3).repeat(count, 1, 1),
     )
 

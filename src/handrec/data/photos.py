@@ -236,7 +236,11 @@ class _Crops(Dataset[HandBatch]):
             has_pose=absent,
             has_mask=absent,
             is_left=torch.tensor(float(mirror)),
+            visibility=torch.zeros(21),
+            has_visibility=absent,
             sample_id=torch.tensor(index),
+            sequence=torch.tensor(index),
+            frame=torch.tensor(0),
             crop_to_image=torch.from_numpy(affine).float(),
         )
 

@@ -188,7 +188,11 @@ class SyntheticHands(HandDataModule):
             has_pose=present,
             has_mask=present,
             is_left=torch.zeros_like(present),
+            visibility=torch.zeros_like(confidence),
+            has_visibility=torch.zeros_like(present),
             sample_id=batch.number,
+            sequence=batch.number,
+            frame=torch.zeros_like(batch.number),
             crop_to_image=scenes.crop_to_image * to_crop,
         )
 

@@ -26,9 +26,32 @@ class Attribute(NamedTuple):
     corners: Int[Tensor, "f 3"] | None = None
 
 
-#: Interpolated attributes by name, each ``(B, H, W, C)`` and zero off the mesh, to a shaded image
-#: ``(B, H, W, C')``. Any differentiable function of the attributes; it may hold lights, textures.
-Shader = Callable[[Mapping[str, Tensor]], Tensor]
+class Surface(dict[str, Tensor]):
+    """What a shader gets: interpolated attributes by name, each ``(..., C)``.
+
+    The leading axes are a batch of pixels. Whether they are ``(B, H, W)`` with zeros off the mesh,
+    or a list of only those pixels that see a face, is the rasterizer's business: write shaders
+    that work on the last axis, and let :meth:`of_image` bring in what is given per image.
+
+    Args:
+        attributes: by name.
+        image_index: the image of each pixel of a list; None for whole images.
+    """
+
+    def __init__(
+        self, attributes: Mapping[str, Tensor], image_index: Int[Tensor, " p"] | None = None
+    ) -> None:
+        super().__init__(attributes)
+        self.image_index = image_index
+
+    def of_image(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:
+        """Return what is given per image in a shape that broadcasts against the attributes."""
+        return values[:, None, None] if self.image_index is None else values[self.image_index]
+
+
+#: From a surface to its colours ``(..., C')``, over the same leading axes. Any differentiable
+#: function of the attributes; it may hold lights and textures.
+Shader = Callable[[Surface], Tensor]
 
 
 class Rasterizer(nn.Module, ABC):
@@ -83,7 +106,7 @@ class Rasterizer(nn.Module, ABC):
             face_index = self.cover(screen.detach(), faces, camera.image_size)
             surface = [*attributes.values(), Attribute(screen[..., 2:])]
             *values, depth = self.interpolate(screen, faces, face_index, surface)
-            shaded = shader(dict(zip(attributes, values, strict=True)))
+            shaded = shader(Surface(dict(zip(attributes, values, strict=True))))
             seen = face_index[..., None] >= 0
             behind = 0.0 if background is None else background.float().permute(0, 2, 3, 1)
             layers = torch.cat([torch.where(seen, shaded, behind), seen.to(shaded)], dim=-1)
@@ -132,4 +155,4 @@ class Rasterizer(nn.Module, ABC):
         """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
 
 
-__all__ = ["Attribute", "Rasterizer", "Shader"]
+__all__ = ["Attribute", "Rasterizer", "Shader", "Surface"]

@@ -1,6 +1,5 @@
 """Light and colour for any rasterizer: Lambert shading, textures, maps of rest positions."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from handrec.geometry.camera import resize_camera
 from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
-from handrec.render.base import Attribute, Rasterizer
+from handrec.render.base import Attribute, Rasterizer, Surface
 from handrec.types import Camera, Rendering
 
 
@@ -61,14 +60,14 @@ class Lambert:
         self.light = light
         self.texture = texture
 
-    def __call__(self, attributes: Mapping[str, Tensor]) -> Float[Tensor, "b h w 3"]:
+    def __call__(self, attributes: Surface) -> Float[Tensor, "... 3"]:
         """Return the shaded image."""
         if self.texture is None:
             albedo = attributes["colour"]
         else:
             albedo = sample_texture(self.texture, attributes["uv"])
         normal = F.normalize(attributes["normal"], dim=-1, eps=1e-6) * attributes["side"]
-        ambient, directional, direction = (part.float()[:, None, None] for part in self.light)
+        ambient, directional, direction = (attributes.of_image(x.float()) for x in self.light)
         cosine = (normal * F.normalize(direction, dim=-1)).sum(-1, keepdim=True)
         return (albedo * (ambient + directional * cosine.relu())).clamp(0, 1)
 

@@ -1,0 +1,1 @@
+"""What synthetic pictures look like: one file per appearance domain."""
