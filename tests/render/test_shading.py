@@ -8,8 +8,8 @@ import torch
 from handrec.hand.openhand import OpenHand
 from handrec.render.base import Surface
 from handrec.render.shading import (
-    Lambert,
     Light,
+    Shading,
     Texture,
     render_lit,
     render_positions,
@@ -165,5 +165,5 @@ def test_lambert_needs_no_rasterizer():
         "side": torch.ones(1, 2, 2, 1),
         "colour": torch.full((1, 2, 2, 3), 0.5),
     }
-    shaded = Lambert(light((0.0, 0.0, -1.0), 0.25, 0.5))(Surface(maps))
+    shaded = Shading(light((0.0, 0.0, -1.0), 0.25, 0.5))(Surface(maps))
     torch.testing.assert_close(shaded, torch.full((1, 2, 2, 3), 0.375))

@@ -7,9 +7,14 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from handrec.geometry.camera import project
+from handrec.geometry.camera import project, resize_camera
+from handrec.render.textures import Pyramid, look_up
 from handrec.types import Camera, Rendering
+
+#: Samples drawn at a time unless ``chunk`` says otherwise: 41 images of 224 x 224 pixels.
+SAMPLES_AT_ONCE = 1 << 21
 
 
 class Attribute(NamedTuple):
@@ -20,33 +25,44 @@ class Attribute(NamedTuple):
         corners: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces
             of the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
             colours ``arange(F)[:, None].expand(-1, 3)``.
+        slopes: whether the shader also gets ``<name>_dx`` and ``<name>_dy``, the change of the
+            attribute along its face from one sample to the next to the right, and below. They have
+            no gradient.
     """
 
     values: Float[Tensor, "b n c"]
     corners: Int[Tensor, "f 3"] | None = None
+    slopes: bool = False
 
 
 class Surface(dict[str, Tensor]):
     """What a shader gets: interpolated attributes by name, each ``(..., C)``.
 
     The leading axes are a batch of pixels. Whether they are ``(B, H, W)`` with zeros off the mesh,
-    or a list of only those pixels that see a face, is the rasterizer's business: write shaders
-    that work on the last axis, and let :meth:`of_image` bring in what is given per image.
+    or a list of only those pixels that see a face, is the rasterizer's business, and so is how much
+    of the batch they are: write shaders that work on the last axis, and let :meth:`of_image` bring
+    in what is given per image.
 
     Args:
         attributes: by name.
-        image_index: the image of each pixel of a list; None for whole images.
+        image_index: the image of each pixel, in a shape that broadcasts against the leading axes;
+            None for the whole images of the whole batch.
     """
 
     def __init__(
-        self, attributes: Mapping[str, Tensor], image_index: Int[Tensor, " p"] | None = None
+        self, attributes: Mapping[str, Tensor], image_index: Int[Tensor, "..."] | None = None
     ) -> None:
         super().__init__(attributes)
         self.image_index = image_index
 
     def of_image(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:
         """Return what is given per image in a shape that broadcasts against the attributes."""
-        return values[:, None, None] if self.image_index is None else values[self.image_index]
+        if self.image_index is None:
+            return values[:, None, None]
+        if len(values) == 1:
+            return values[0]
+        picked = values.index_select(0, self.image_index.flatten())
+        return picked.view(*self.image_index.shape, *values.shape[1:])
 
 
 #: From a surface to its colours ``(..., C')``, over the same leading axes. Any differentiable
@@ -70,15 +86,19 @@ class Rasterizer(nn.Module, ABC):
         visibility (silhouettes and occlusion edges, on the shaded image and on the mask); to
         attributes, and through the shader to lights and textures. ``face_index`` has none.
 
-    A backend implements three steps: :meth:`cover`, :meth:`interpolate`, :meth:`visibility`.
+    A backend implements three steps: :meth:`cover`, :meth:`interpolate`, :meth:`visibility`. The
+    other steps have defaults, which it may override with faster ones.
 
     Args:
         near: metres.
+        chunk: images to draw at a time, which bounds the memory; None for as many as make
+            :data:`SAMPLES_AT_ONCE`.
     """
 
-    def __init__(self, near: float = 0.01) -> None:
+    def __init__(self, near: float = 0.01, chunk: int | None = None) -> None:
         super().__init__()
         self.near = near
+        self.chunk = chunk
 
     def render(
         self,
@@ -89,6 +109,7 @@ class Rasterizer(nn.Module, ABC):
         shader: Shader,
         *,
         background: Float[Tensor, "b c h w"] | None = None,
+        samples: int = 1,
     ) -> Rendering:
         """Return the shaded image, mask, depth and face index of each mesh.
 
@@ -99,22 +120,86 @@ class Rasterizer(nn.Module, ABC):
             camera: one intrinsics per mesh.
             shader: see :data:`Shader`.
             background: drawn where no face is seen; zeros if None.
+            samples: along each side of a pixel. Image and mask are means over them, taken after
+                shading and visibility; depth and face index are those of the nearest sample.
         """
+        height, width = (samples * side for side in camera.image_size)
+        chunk = self.chunk or max(1, SAMPLES_AT_ONCE // (height * width))
         with torch.autocast(vertices.device.type, enabled=False):
-            vertices, intrinsics = vertices.float(), camera.intrinsics.float()
+            vertices = vertices.float()
+            intrinsics = resize_camera(camera, (height, width)).intrinsics.float()
             screen = torch.cat([project(vertices, intrinsics), vertices[..., 2:]], dim=-1)
-            face_index = self.cover(screen.detach(), faces, camera.image_size)
-            surface = [*attributes.values(), Attribute(screen[..., 2:])]
-            *values, depth = self.interpolate(screen, faces, face_index, surface)
-            shaded = shader(Surface(dict(zip(attributes, values, strict=True))))
-            seen = face_index[..., None] >= 0
-            behind = 0.0 if background is None else background.float().permute(0, 2, 3, 1)
-            layers = torch.cat([torch.where(seen, shaded, behind), seen.to(shaded)], dim=-1)
-            if torch.is_grad_enabled() and screen.requires_grad:
-                layers = self.visibility(layers, screen, faces, face_index)
-        layers, depth = layers.permute(0, 3, 1, 2), depth.permute(0, 3, 1, 2)
-        image, mask = layers[:, :-1].contiguous(), layers[:, -1:].contiguous()
-        return Rendering(image, mask, depth, face_index)
+            parts = []
+            for first in range(0, len(screen), chunk):
+                images = slice(first, first + chunk)
+                mine = {name: _part(item, images) for name, item in attributes.items()}
+                behind = None if background is None else background[images].float()
+                if behind is not None and samples > 1:
+                    behind = F.interpolate(behind, scale_factor=samples)
+                drawn = self._draw(
+                    screen[images], faces, mine, (height, width), shader, behind, first
+                )
+                parts.append(drawn if samples == 1 else _reduce(drawn, samples))
+        return parts[0] if len(parts) == 1 else Rendering(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _draw(
+        self,
+        screen: Tensor,
+        faces: Tensor,
+        attributes: Mapping[str, Attribute],
+        size: tuple[int, int],
+        shader: Shader,
+        background: Tensor | None,
+        first: int,
+    ) -> Rendering:
+        """Return some images of the batch, from image ``first`` on, one sample per pixel."""
+        face_index = self.cover(screen.detach(), faces, size)
+        pixels = None
+        image_index = torch.arange(first, first + len(screen), device=screen.device)[:, None, None]
+        if self.packs(screen.device):
+            pixels = (face_index.flatten() >= 0).nonzero().squeeze(1)
+            image_index = pixels // (size[0] * size[1]) + first
+        maps = self._interpolate_all(screen, faces, face_index, attributes, pixels)
+        depth = maps.pop(_DEPTH)
+        shaded = shader(Surface(maps, image_index))
+        layers = torch.cat([shaded, torch.ones_like(shaded[..., :1])], dim=-1)
+        behind = layers.new_zeros(*face_index.shape, layers.shape[-1])
+        if background is not None:
+            behind = torch.cat([background.permute(0, 2, 3, 1), behind[..., :1]], dim=-1)
+        layers = _lay(layers, behind, face_index, pixels)
+        if torch.is_grad_enabled() and screen.requires_grad:
+            layers = self.visibility(layers, screen, faces, face_index)
+        depth = _lay(depth, depth.new_zeros(*face_index.shape, 1), face_index, pixels)
+        image, mask = layers.permute(0, 3, 1, 2).split([shaded.shape[-1], 1], dim=1)
+        return Rendering(
+            image.contiguous(), mask.contiguous(), depth.permute(0, 3, 1, 2), face_index
+        )
+
+    def _interpolate_all(
+        self,
+        screen: Tensor,
+        faces: Tensor,
+        face_index: Tensor,
+        attributes: Mapping[str, Attribute],
+        pixels: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Return the attributes at the pixels with their slopes, and the depth."""
+        wanted = {**attributes, _DEPTH: Attribute(screen[..., 2:])}
+        sloping = [name for name, item in attributes.items() if item.slopes]
+        for name in sloping:
+            wanted[f"{name}_dx"], wanted[f"{name}_dy"] = _planes(screen, faces, attributes[name])
+        if pixels is None:
+            found = self.interpolate(screen, faces, face_index, [*wanted.values()])
+        else:
+            found = self.interpolate_at(screen, faces, face_index, [*wanted.values()], pixels)
+        maps = dict(zip(wanted, found, strict=True))
+        for name in sloping:
+            value, depth = maps[name].detach(), maps[_DEPTH].detach()
+            for key in (f"{name}_dx", f"{name}_dy"):
+                # Of f = (f / z) / (1 / z), a quotient of functions that are affine on the screen.
+                ratio, inverse = maps[key].split([value.shape[-1], 1], dim=-1)
+                maps[key] = (ratio - value * inverse) * depth
+        return maps
 
     @abstractmethod
     def cover(
@@ -153,6 +238,95 @@ class Rasterizer(nn.Module, ABC):
         face_index: Int[Tensor, "b h w"],
     ) -> Float[Tensor, "b h w c"]:
         """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
+
+    def packs(self, device: torch.device) -> bool:
+        """Return whether shaders get a list of the pixels that see a face, or whole images.
+
+        Most of a picture of a hand shows none, so a list saves most of the work; but to know how
+        long it is, a GPU would have to be waited for.
+        """
+        return device.type == "cpu"
+
+    def interpolate_at(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+        attributes: list[Attribute],
+        pixels: Int[Tensor, " p"],
+    ) -> list[Tensor]:
+        """Return each attribute at some pixels that see a face, ``(P, C)``.
+
+        Args:
+            screen: see :meth:`cover`.
+            faces: shared by the batch.
+            face_index: from :meth:`cover`.
+            attributes: see :meth:`interpolate`.
+            pixels: indices into the flattened ``face_index``, ascending.
+        """
+        maps = self.interpolate(screen, faces, face_index, attributes)
+        return [values.flatten(0, 2).index_select(0, pixels) for values in maps]
+
+    def look_up(
+        self,
+        pyramid: Pyramid,
+        uv: Float[Tensor, "p 2"],
+        level: Float[Tensor, " p"],
+        image_index: Int[Tensor, " p"] | None,
+    ) -> Float[Tensor, "p c"]:
+        """Return a texture's colours: see :func:`handrec.render.textures.look_up`."""
+        return look_up(pyramid, uv, level, image_index)
+
+
+#: Key of the depth among the interpolated attributes.
+_DEPTH = " depth"
+
+
+def _part(attribute: Attribute, images: slice) -> Attribute:
+    """Return some images' values in float32; values of a batch of one serve every image."""
+    values = attribute.values.float()
+    return attribute._replace(values=values if len(values) == 1 else values[images])
+
+
+def _lay(values: Tensor, behind: Tensor, face_index: Tensor, pixels: Tensor | None) -> Tensor:
+    """Return ``behind``, ``(B, H, W, C)``, with values where a face is seen; it is written to."""
+    if pixels is None:
+        return torch.where(face_index[..., None] >= 0, values, behind)
+    return behind.flatten(0, 2).index_copy_(0, pixels, values).view_as(behind)
+
+
+@torch.no_grad()
+def _planes(
+    screen: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], attribute: Attribute
+) -> tuple[Attribute, Attribute]:
+    """Return the slopes of value / depth and 1 / depth over the screen, to the right and down."""
+    rows = faces if attribute.corners is None else attribute.corners
+    x, y, depth = screen[:, faces].unbind(-1)  # (B, F, 3)
+    values = attribute.values[:, rows].expand(len(screen), -1, -1, -1)
+    ratio = F.pad(values, (0, 1), value=1.0) / depth[..., None]
+    (a, b, c), (ax, bx, cx), (ay, by, cy) = ratio.unbind(2), x.unbind(2), y.unbind(2)
+    to_b, to_c, bx, cx, by, cy = b - a, c - a, bx - ax, cx - ax, by - ay, cy - ay
+    area = (bx * cy - cx * by)[..., None]
+    dx = (to_b * cy[..., None] - to_c * by[..., None]) / area
+    dy = (to_c * bx[..., None] - to_b * cx[..., None]) / area
+    each_face = torch.arange(len(faces), device=faces.device)[:, None].expand(-1, 3)
+    return Attribute(dx, each_face), Attribute(dy, each_face)
+
+
+def _reduce(drawn: Rendering, samples: int) -> Rendering:
+    """Return pixels made of ``samples ** 2`` samples each; see :meth:`Rasterizer.render`."""
+    image, mask = (F.avg_pool2d(x, samples) for x in (drawn.image, drawn.mask))
+
+    batch, _, height, width = image.shape
+
+    def blocks(x: Tensor) -> Tensor:
+        parts = x.view(batch, height, samples, width, samples)
+        return parts.transpose(2, 3).flatten(3)
+
+    depth, face_index = blocks(drawn.depth[:, 0]), blocks(drawn.face_index)
+    nearest = depth.detach().where(face_index >= 0, torch.inf).argmin(-1, keepdim=True)
+    depth, face_index = (x.gather(-1, nearest).squeeze(-1) for x in (depth, face_index))
+    return Rendering(image, mask, depth[:, None], face_index)
 
 
 __all__ = ["Attribute", "Rasterizer", "Shader", "Surface"]

@@ -1,6 +1,4 @@
-"""Light and colour for any rasterizer: Lambert shading, textures, maps of rest positions."""
-
-from typing import NamedTuple
+"""Lit meshes from any rasterizer, and maps of their normals and rest positions."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,89 +9,99 @@ from handrec.geometry.camera import resize_camera
 from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
 from handrec.render.base import Attribute, Rasterizer, Surface
+from handrec.render.lights import (
+    AnyLight,
+    Harmonics,
+    Light,
+    PointLight,
+    Specular,
+    linear_to_srgb,
+    srgb_to_linear,
+)
+from handrec.render.textures import (
+    LookUp,
+    Pyramid,
+    Texture,
+    build_pyramid,
+    look_up,
+    sample_texture,
+)
 from handrec.types import Camera, Rendering
 
 
-class Light(NamedTuple):
-    """An ambient and a directional light per image, RGB gains on the colours as they are stored.
-
-    Attributes:
-        ambient: light from everywhere.
-        directional: light on a surface that faces it.
-        direction: towards the light, camera frame (OpenCV), any length: (0, 0, -1) shines from the
-            camera, (0, -1, 0) from above.
-    """
-
-    ambient: Float[Tensor, "b 3"]
-    directional: Float[Tensor, "b 3"]
-    direction: Float[Tensor, "b 3"]
-
-
-class Texture(NamedTuple):
-    """An image and how it lies on the faces.
-
-    Attributes:
-        image: RGB in [0, 1].
-        uv: coordinates in [0, 1], v up: (0, 0) is the image's lower left corner, (1, 1) its upper
-            right corner; texel centres lie between.
-        uv_faces: rows of ``uv`` at the corners of each face.
-    """
-
-    image: Float[Tensor, "#b 3 th tw"]
-    uv: Float[Tensor, "u 2"]
-    uv_faces: Int[Tensor, "f 3"]
-
-
-class Lambert:
-    """A shader: ``albedo * (ambient + directional * max(0, normal . direction))`` in [0, 1].
+class Shading:
+    """A shader: ``albedo * light.gain(normal) + highlight``, clipped to [0, 1].
 
     It reads the attributes ``normal``, ``side`` (-1 where the inside of a face is seen: the normal
-    is turned round) and, for the albedo, ``colour`` or else ``uv``. Values above 1 are clipped:
-    they pass no gradient to light and colour, though the pixel still passes that of visibility.
+    is turned round), for the albedo ``colour`` or ``uv`` with its slopes, and ``position``
+    (camera frame) if the light is a point or the surface glossy. Values above 1 are clipped: they
+    pass no gradient to light and colour, though the pixel still passes that of visibility.
 
     Args:
         light: per image.
-        texture: RGB image looked up at ``uv``, see :class:`Texture`.
+        specular: the gloss of the surface, per image; None for a matt one.
+        texture: where ``uv`` points to; None takes ``colour``.
+        linear: whether the albedo is linear light, to be shown as sRGB.
+        sampler: looks the texture up, as :meth:`Rasterizer.look_up` does.
     """
 
-    def __init__(self, light: Light, texture: Float[Tensor, "#b 3 th tw"] | None = None) -> None:
+    def __init__(
+        self,
+        light: AnyLight,
+        specular: Specular | None = None,
+        texture: Pyramid | None = None,
+        *,
+        linear: bool = False,
+        sampler: LookUp = look_up,
+    ) -> None:
+        if specular is not None and isinstance(light, Harmonics):
+            raise ValueError("light from all around (Harmonics) has no highlight: no specular")
         self.light = light
+        self.specular = specular
         self.texture = texture
+        self.linear = linear
+        self.sampler = sampler
 
-    def __call__(self, attributes: Surface) -> Float[Tensor, "... 3"]:
+    def __call__(self, surface: Surface) -> Float[Tensor, "... 3"]:
         """Return the shaded image."""
+        normal = surface_normal(surface)
+        shade = self.albedo(surface) * self.light.gain(surface, normal)
+        if self.specular is not None and not isinstance(self.light, Harmonics):
+            shade = shade + self.light.highlight(surface, normal, self.specular)
+        shade = shade.clamp(0, 1)
+        return linear_to_srgb(shade) if self.linear else shade
+
+    def albedo(self, surface: Surface) -> Float[Tensor, "... 3"]:
+        """Return the colour in plain white light."""
         if self.texture is None:
-            albedo = attributes["colour"]
-        else:
-            albedo = sample_texture(self.texture, attributes["uv"])
-        normal = F.normalize(attributes["normal"], dim=-1, eps=1e-6) * attributes["side"]
-        ambient, directional, direction = (attributes.of_image(x.float()) for x in self.light)
-        cosine = (normal * F.normalize(direction, dim=-1)).sum(-1, keepdim=True)
-        return (albedo * (ambient + directional * cosine.relu())).clamp(0, 1)
+            return surface["colour"]
+        slopes = surface.get("uv_dx"), surface.get("uv_dy")
+        return sample_texture(
+            self.texture, surface["uv"], surface.image_index, *slopes, sampler=self.sampler
+        )
 
 
-def sample_texture(
-    image: Float[Tensor, "#b 3 th tw"], uv: Float[Tensor, "b h w 2"]
-) -> Float[Tensor, "b h w 3"]:
-    """Return a texture's colours, bilinear, continued beyond its border; see :class:`Texture`."""
-    grid = torch.stack([2 * uv[..., 0] - 1, 1 - 2 * uv[..., 1]], dim=-1)
-    image = image.float().expand(len(uv), -1, -1, -1)
-    sampled = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    return sampled.permute(0, 2, 3, 1)
+def surface_normal(surface: Surface) -> Float[Tensor, "... 3"]:
+    """Return the unit normal on the side that is seen, from ``normal`` and ``side``."""
+    return F.normalize(surface["normal"], dim=-1, eps=1e-6) * surface["side"]
 
 
 def render_lit(
     rasterizer: Rasterizer,
     vertices: Float[Tensor, "b v 3"],
     faces: Int[Tensor, "f 3"],
-    light: Light,
+    light: AnyLight,
     camera: Camera,
     *,
     colours: Float[Tensor, "#b v 3"] | None = None,
     texture: Texture | None = None,
+    specular: Specular | None = None,
+    smooth: bool = True,
+    linear: bool = False,
+    samples: int = 1,
     background: Float[Tensor, "b 3 h w"] | None = None,
 ) -> Rendering:
-    """Return smooth meshes in Lambert shading, differentiable in every float.
+    """Return lit meshes, differentiable in every float.
 
     Args:
         rasterizer: any backend.
@@ -103,24 +111,54 @@ def render_lit(
         camera: per image.
         colours: RGB albedo of the vertices in [0, 1].
         texture: the albedo instead of ``colours``. White if there is neither.
+        specular: the gloss of the surface, per image; None for a matt one.
+        smooth: whether normals are interpolated between the vertices, or one per face.
+        linear: whether to decode the albedo from sRGB, light it, and encode the result: as light
+            does. Else colours are multiplied as they are stored.
+        samples: along each side of a pixel, see :meth:`Rasterizer.render`.
         background: black if None.
     """
     vertices = vertices.float()
-    with torch.no_grad():
-        outward = (face_normals(vertices, faces) * vertices[:, faces[:, 0]]).sum(-1, keepdim=True)
-        side = torch.where(outward > 0, -1.0, 1.0)
-    each_face = torch.arange(len(faces), device=faces.device)[:, None].expand(-1, 3)
-    attributes = {
-        "normal": Attribute(vertex_normals(vertices, faces)),
-        "side": Attribute(side, each_face),
-    }
+    decode = srgb_to_linear if linear else torch.nn.Identity()
+    attributes, pyramid = _normals(vertices, faces, smooth), None
     if texture is None:
         white = torch.ones_like(vertices[:1])
-        attributes["colour"] = Attribute(white if colours is None else colours)
+        attributes["colour"] = Attribute(decode(white if colours is None else colours.float()))
     else:
-        attributes["uv"] = Attribute(texture.uv[None], texture.uv_faces)
-    shader = Lambert(light, None if texture is None else texture.image)
-    return rasterizer.render(vertices, faces, attributes, camera, shader, background=background)
+        pyramid = build_pyramid(decode(texture.image.float()), texture.mipmaps)
+        slopes = len(pyramid.sizes) > 1
+        attributes["uv"] = Attribute(texture.uv[None], texture.uv_faces, slopes)
+    if specular is not None or isinstance(light, PointLight):
+        attributes["position"] = Attribute(vertices)
+    shader = Shading(light, specular, pyramid, linear=linear, sampler=rasterizer.look_up)
+    return rasterizer.render(
+        vertices, faces, attributes, camera, shader, background=background, samples=samples
+    )
+
+
+def render_normals(
+    rasterizer: Rasterizer,
+    vertices: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    camera: Camera,
+    *,
+    smooth: bool = True,
+    samples: int = 1,
+) -> Rendering:
+    """Return unit normals in the camera frame as an image, zeros off the mesh; differentiable.
+
+    Where the inside of a face is seen, the normal is that of the inside.
+
+    Args:
+        rasterizer: any backend.
+        vertices: metres, camera frame.
+        faces: counter-clockwise seen from outside.
+        camera: per image.
+        smooth: whether normals are interpolated between the vertices, or one per face.
+        samples: along each side of a pixel; means over them are shorter than 1 where they differ.
+    """
+    attributes = _normals(vertices.float(), faces, smooth)
+    return rasterizer.render(vertices, faces, attributes, camera, surface_normal, samples=samples)
 
 
 @torch.no_grad()
@@ -150,3 +188,31 @@ def render_positions(
         vertices, hand.faces, {"position": position}, view, lambda maps: maps["position"]
     )
     return drawn.image, drawn.mask
+
+
+def _normals(
+    vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], smooth: bool
+) -> dict[str, Attribute]:
+    """Return the normals, and which side of each face is seen: 1 outside, -1 inside."""
+    each_face = torch.arange(len(faces), device=faces.device)[:, None].expand(-1, 3)
+    flat = F.normalize(face_normals(vertices, faces), dim=-1, eps=1e-20)
+    outward = (flat.detach() * vertices.detach()[:, faces[:, 0]]).sum(-1, keepdim=True)
+    side = Attribute(torch.where(outward > 0, -1.0, 1.0), each_face)
+    normal = Attribute(vertex_normals(vertices, faces)) if smooth else Attribute(flat, each_face)
+    return {"normal": normal, "side": side}
+
+
+__all__ = [
+    "AnyLight",
+    "Harmonics",
+    "Light",
+    "PointLight",
+    "Shading",
+    "Specular",
+    "Texture",
+    "render_lit",
+    "render_normals",
+    "render_positions",
+    "sample_texture",
+    "surface_normal",
+]

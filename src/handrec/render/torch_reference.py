@@ -66,19 +66,35 @@ class TorchRasterizer(Rasterizer):
         attributes: list[Attribute],
     ) -> list[Tensor]:
         """Return each attribute at each pixel, ``(B, H, W, C)``, zero off the mesh."""
-        image, y, x = seen = (face_index >= 0).nonzero(as_tuple=True)
-        face = face_index[seen]
+        pixels = (face_index.flatten() >= 0).nonzero().squeeze(1)
+        maps = []
+        for values in self.interpolate_at(screen, faces, face_index, attributes, pixels):
+            blank = values.new_zeros(face_index.numel(), values.shape[-1])
+            maps.append(blank.index_copy(0, pixels, values).view(*face_index.shape, -1))
+        return maps
+
+    def interpolate_at(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+        attributes: list[Attribute],
+        pixels: Int[Tensor, " p"],
+    ) -> list[Tensor]:
+        """Return each attribute at some pixels that see a face, ``(P, C)``."""
+        height, width = face_index.shape[1:]
+        row, x = pixels // width, pixels % width
+        image, y = row // height, row % height
+        face = face_index.flatten()[pixels]
         corners = _gather(screen, image, faces[face])
         edges = edge_functions(corners[..., :2], torch.stack([x, y], dim=-1) + 0.5)
         by_depth = edges / corners[..., 2]
         weights = by_depth / by_depth.sum(-1, keepdim=True)
-        maps = []
-        for values, rows in attributes:
+        found = []
+        for values, rows, _ in attributes:
             at_corners = _gather(values.float(), image, (faces if rows is None else rows)[face])
-            at_pixels = (weights[..., None] * at_corners).sum(1)
-            blank = screen.new_zeros(*face_index.shape, values.shape[-1])
-            maps.append(blank.index_put(seen, at_pixels))
-        return maps
+            found.append((weights[..., None] * at_corners).sum(1))
+        return found
 
     def visibility(
         self,

@@ -48,7 +48,7 @@ class WarpRasterizer(Rasterizer):
         weights = _Weigh.apply(screen, faces, face_index)
         return [
             _Blend.apply(values.float(), weights, faces if rows is None else rows.int(), face_index)
-            for values, rows in attributes
+            for values, rows, _ in attributes
         ]
 
     def visibility(
