@@ -1,21 +1,16 @@
 """The default rasterizer: Warp kernels, on CPU and CUDA."""
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
-from types import ModuleType
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from handrec.render.base import Attribute, Rasterizer
+from handrec.render.textures import Pyramid
 from handrec.render.torch_reference import EMPTY
+from handrec.render.warp_launch import launch, shares, shares_at
 
 
 class WarpRasterizer(Rasterizer):
@@ -33,7 +28,7 @@ class WarpRasterizer(Rasterizer):
         """Return the face seen at each pixel centre, -1 for none."""
         keys = torch.full((len(screen), *size), EMPTY, device=screen.device)
         inputs: list[Tensor | float] = [screen, faces.int(), self.near]
-        _launch("cover", (len(screen), len(faces)), inputs, [keys])
+        launch("cover", shares(len(screen), screen.device), inputs, [keys], [len(faces)])
         return keys.int()
 
     def interpolate(
@@ -44,10 +39,32 @@ class WarpRasterizer(Rasterizer):
         attributes: list[Attribute],
     ) -> list[Tensor]:
         """Return each attribute at each pixel, ``(B, H, W, C)``, zero off the mesh."""
-        faces, face_index = faces.int(), face_index.int()
-        weights = _Weigh.apply(screen, faces, face_index)
+        found = self._blend(screen, faces, face_index, attributes, None)
+        return [values.view(*face_index.shape, -1) for values in found]
+
+    def interpolate_at(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+        attributes: list[Attribute],
+        pixels: Int[Tensor, " p"],
+    ) -> list[Tensor]:
+        """Return each attribute at some pixels that see a face, ``(P, C)``."""
+        return self._blend(screen, faces, face_index, attributes, pixels)
+
+    def _blend(
+        self,
+        screen: Tensor,
+        faces: Tensor,
+        face_index: Tensor,
+        attributes: list[Attribute],
+        pixels: Tensor | None,
+    ) -> list[Tensor]:
+        faces, seen = faces.int(), _seen(face_index, pixels)
+        weights = _Weigh.apply(screen, faces, seen)
         return [
-            _Blend.apply(values.float(), weights, faces if rows is None else rows.int(), face_index)
+            _Blend.apply(values.float(), weights, faces if rows is None else rows.int(), seen)
             for values, rows, _ in attributes
         ]
 
@@ -62,50 +79,128 @@ class WarpRasterizer(Rasterizer):
         flowing: Tensor = _EdgeFlux.apply(image, screen, faces.int(), face_index.int())
         return flowing
 
+    def look_up(
+        self,
+        pyramid: Pyramid,
+        uv: Float[Tensor, "p 2"],
+        level: Float[Tensor, " p"],
+        image_index: Int[Tensor, " p"] | None,
+    ) -> Float[Tensor, "p c"]:
+        """Return a texture's colours: see :func:`handrec.render.textures.look_up`."""
+        colours: Tensor = _LookUp.apply(
+            pyramid.texels, uv, level.detach(), image_index, pyramid.sizes
+        )
+        return colours
+
+
+class _Seen(NamedTuple):
+    """The pixels that a kernel runs over, and how its threads share them: whole images each."""
+
+    face_index: Tensor
+    pixels: Tensor  # empty: all
+    number: int
+    shares: list[int]
+
+
+def _seen(face_index: Tensor, pixels: Tensor | None) -> _Seen:
+    images, area = len(face_index), face_index[0].numel()
+    bounds = [image * area for image in shares(images, face_index.device)]
+    none = torch.empty(0, dtype=torch.int32, device=face_index.device)
+    if pixels is None:
+        return _Seen(face_index.int(), none, images * area, bounds)
+    return _Seen(face_index.int(), pixels.int(), len(pixels), shares_at(pixels, bounds))
+
 
 class _Weigh(torch.autograd.Function):
-    """Perspective-correct barycentric weights, ``(B, H, W, 3)``, zero off the mesh."""
+    """Perspective-correct barycentric weights, ``(P, 3)``, zero off the mesh."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, screen: Tensor, faces: Tensor, face_index: Tensor) -> Tensor:
-        weights = screen.new_zeros(*face_index.shape, 3)
-        _launch("weigh", face_index.shape, [screen, faces, face_index], [weights])
-        ctx.save_for_backward(screen, faces, face_index)
+    def forward(ctx: Any, screen: Tensor, faces: Tensor, seen: _Seen) -> Tensor:
+        weights = screen.new_zeros(seen.number, 3)
+        launch("weigh", seen.shares, [screen, faces, *seen[:2]], [weights])
+        ctx.save_for_backward(screen, faces)
+        ctx.seen = seen
         return weights
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        screen, _, face_index = saved
-        screen_grad = screen.new_zeros(screen.shape)
-        _launch("weigh_backward", face_index.shape, [*saved, grad], [screen_grad])
+        seen: _Seen = ctx.seen
+        screen_grad = torch.zeros_like(saved[0])
+        launch("weigh_backward", seen.shares, [*saved, *seen[:2], grad], [screen_grad])
         return screen_grad, None, None
 
 
 class _Blend(torch.autograd.Function):
-    """The weighted mean of the values at each face's corners, ``(B, H, W, C)``."""
+    """The weighted mean of the values at each face's corners, ``(P, C)``."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, values: Tensor, weights: Tensor, rows: Tensor, face_index: Tensor
-    ) -> Tensor:
-        blended = values.new_zeros(*face_index.shape, values.shape[-1])
-        _launch("blend", face_index.shape, [values, rows, face_index, weights], [blended])
-        ctx.save_for_backward(values, rows, face_index, weights)
+    def forward(ctx: Any, values: Tensor, weights: Tensor, rows: Tensor, seen: _Seen) -> Tensor:
+        blended = values.new_zeros(seen.number, values.shape[-1])
+        launch("blend", seen.shares, [values, rows, *seen[:2], weights], [blended])
+        ctx.save_for_backward(values, weights, rows)
+        ctx.seen = seen
         return blended
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        values, _, face_index, weights = saved
-        images = len(face_index) if ctx.needs_input_grad[0] else 0
-        # One gradient per image even of shared values: images may run on different threads.
-        values_grad = values.new_zeros(images, *values.shape[1:])
-        weights_grad = weights.new_zeros(weights.shape)
-        _launch("blend_backward", face_index.shape, [*saved, grad], [values_grad, weights_grad])
-        if len(values) < images:
-            values_grad = values_grad.sum(0, keepdim=True)
-        return values_grad if images else None, weights_grad, None, None
+        (values, weights, rows), seen = saved, ctx.seen
+        values_grad = _ValuesGrad(values, ctx.needs_input_grad[0], len(seen.shares) - 1)
+        weights_grad = torch.zeros_like(weights)
+        inputs = [values, rows, *seen[:2], weights, grad]
+        launch("blend_backward", seen.shares, inputs, [values_grad.parts, weights_grad])
+        return values_grad.total(), weights_grad, None, None
+
+
+class _LookUp(torch.autograd.Function):
+    """See :func:`handrec.render.textures.look_up`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        texels: Tensor,
+        uv: Tensor,
+        level: Tensor,
+        image_index: Tensor | None,
+        sizes: tuple[tuple[int, int], ...],
+    ) -> Tensor:
+        starts = accumulate((height * width for height, width in sizes), initial=0)
+        table = [(start, *size) for start, size in zip(starts, sizes, strict=False)]
+        levels = torch.tensor(table, dtype=torch.int32, device=uv.device)
+        if image_index is None or len(texels) == 1:
+            index, ctx.shares = levels.new_empty(0), shares(len(uv), uv.device)
+        else:
+            images = shares(len(texels), uv.device)
+            index, ctx.shares = image_index.int(), shares_at(image_index, images)
+        colours = texels.new_zeros(len(uv), texels.shape[-1])
+        inputs = [texels, levels, uv, level, index]
+        launch("look_up", ctx.shares, inputs, [colours])
+        ctx.save_for_backward(*inputs)
+        return colours
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+        texels, _, uv, *_ = saved = ctx.saved_tensors
+        texels_grad = _ValuesGrad(texels, ctx.needs_input_grad[0], len(ctx.shares) - 1)
+        uv_grad = torch.empty_like(uv)
+        launch("look_up_backward", ctx.shares, [*saved, grad], [texels_grad.parts, uv_grad])
+        return texels_grad.total(), uv_grad, None, None, None
+
+
+class _ValuesGrad:
+    """The gradient of values that threads add to: each to its own images, or to its own copy."""
+
+    def __init__(self, values: Tensor, needed: bool, threads: int) -> None:
+        self.needed = needed
+        copies = threads if len(values) == 1 else 1
+        sums = [values.new_zeros(len(values) * needed, *values.shape[1:]) for _ in range(copies)]
+        self.parts = sums if len(values) == 1 else sums * threads
+        self.sums = sums
+
+    def total(self) -> Tensor | None:
+        """Return the sum over the threads, None if nobody wants it."""
+        return torch.stack(self.sums).sum(0) if self.needed else None
 
 
 class _EdgeFlux(torch.autograd.Function):
@@ -113,101 +208,19 @@ class _EdgeFlux(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
+        ctx: Any, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
     ) -> Tensor:
         ctx.save_for_backward(screen, faces, face_index, image)
         return image.view_as(image)
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         screen, _, face_index, _ = saved
-        screen_grad = screen.new_zeros(screen.shape)
-        _launch("edge_flux", face_index.shape, [*saved, grad], [screen_grad])
+        screen_grad = torch.zeros_like(screen)
+        images = shares(len(screen), screen.device)
+        launch("edge_flux", images, [*saved, grad], [screen_grad], face_index.shape[1:])
         return grad, screen_grad, None, None
 
 
-@cache
-def _kernels(device: torch.device) -> ModuleType:
-    """Return the kernels, compiled for the device."""
-    import warp as wp
-
-    if wp.config.log_level == wp.LOG_INFO:  # the default: a greeting, and a line per module
-        wp.config.log_level = wp.LOG_WARNING
-    with _no_driver_warning():
-        wp.init()
-    from handrec.render import warp_kernels
-
-    wp.load_module(warp_kernels, device=wp.device_from_torch(device))
-    return warp_kernels
-
-
-@contextmanager
-def _no_driver_warning() -> Iterator[None]:
-    """Close the process's stderr: where there is no GPU, Warp's native code warns of it."""
-    if torch.cuda.is_available():
-        yield
-        return
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count())
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
-
-
-def _launch(
-    name: str, shape: Sequence[int], inputs: Sequence[Tensor | float], outputs: Sequence[Tensor]
-) -> None:
-    """Run a kernel over images and their elements.
-
-    Args:
-        name: of the kernel; it takes the inputs, the first image, the outputs.
-        shape: number of images, then of elements along each axis.
-        inputs: tensors and numbers.
-        outputs: tensors, written in place.
-    """
-    import warp as wp
-
-    (images, *elements), device = shape, outputs[0].device
-    if 0 in shape:
-        return
-    kernel = getattr(_kernels(device), name)
-    # The tensors must outlive the launch: Warp's views of them do not hold them.
-    tensors = [x.detach().contiguous() if isinstance(x, Tensor) else x for x in (*inputs, *outputs)]
-    types = [argument.type for argument in kernel.adj.args]
-    del types[len(inputs)]  # the first image
-    views = [_as_warp(x, of) for x, of in zip(tensors, types, strict=True)]
-    before, after = views[: len(inputs)], views[len(inputs) :]
-
-    def run(first: int, last: int) -> None:
-        share = (last - first, *elements)
-        wp.launch(kernel, share, [*before, first, *after], device=wp_device, stream=stream)
-
-    wp_device, stream = wp.device_from_torch(device), None
-    if device.type == "cuda":
-        stream = wp.stream_from_torch(device)
-    threads = min(images, torch.get_num_threads()) if device.type == "cpu" else 1
-    if threads == 1:
-        run(0, images)
-        return
-    bounds = [images * i // threads for i in range(threads + 1)]
-    list(_pool().map(run, bounds[:-1], bounds[1:]))
-
-
-def _as_warp(value: Tensor | float, of: Any) -> Any:
-    """Return Warp's view of a tensor, of the element type that the kernel declares."""
-    import warp as wp
-
-    return wp.from_torch(value, of.dtype, return_ctype=True) if isinstance(value, Tensor) else value
+__all__ = ["WarpRasterizer"]

@@ -1,10 +1,11 @@
 """Warp kernels of the rasterizer: one source for CPU and CUDA.
 
-Every kernel runs over the elements of images, from image ``first`` on, so that a launch may take a
-share of the batch. Shapes: ``screen (B, V)`` of ``(x px, y px, z m)``, ``faces (F, 3)``,
-``face_index (B, H, W)``, maps ``(B, H, W, C)``. Contraction into fused operations is off: rounding
-has to be the same on every device, and opposite on the two sides of an edge. Gradients are added
-to, in whichever order the threads come.
+A kernel runs over images and their elements, or over a list of pixels, from number ``first`` on, so
+that a launch may take a share of the batch. Shapes: ``screen (B, V)`` of ``(x px, y px, z m)``,
+``faces (F, 3)``, ``face_index (B, H, W)``, ``pixels (P,)`` indices into its elements, or empty for
+all of them; whatever is found at pixels is ``(P, C)``. Contraction into fused operations is off:
+rounding has to be the same on every device, and opposite on the two sides of an edge. Gradients are
+added to, in whichever order the threads come.
 """
 
 from typing import no_type_check
@@ -79,27 +80,41 @@ def cover(
             wp.atomic_min(keys, image, y, x, key)
 
 
+@wp.func
+@no_type_check
+def pixel_at(face_index: wp.array3d[wp.int32], pixels: wp.array[wp.int32], i: int) -> wp.vec3i:
+    """Return ``(image, y, x)`` of a pixel of the list."""
+    pixel = i
+    if pixels.shape[0] > 0:
+        pixel = pixels[i]
+    row = pixel // face_index.shape[2]
+    x = pixel - row * face_index.shape[2]
+    image = row // face_index.shape[1]
+    return wp.vec3i(image, row - image * face_index.shape[1], x)
+
+
 @wp.kernel
 @no_type_check
 def weigh(
     screen: wp.array2d[wp.vec3],
     faces: wp.array2d[wp.int32],
     face_index: wp.array3d[wp.int32],
+    pixels: wp.array[wp.int32],
     first: int,
-    weights: wp.array3d[wp.vec3],
+    weights: wp.array[wp.vec3],
 ) -> None:
     """Write the perspective-correct barycentric weights of each pixel."""
-    image, y, x = wp.tid()
-    image += first
-    face = face_index[image, y, x]
+    i = wp.tid() + first
+    p = pixel_at(face_index, pixels, i)
+    face = face_index[p[0], p[1], p[2]]
     if face < 0:
         return
-    a = screen[image, faces[face, 0]]
-    b = screen[image, faces[face, 1]]
-    c = screen[image, faces[face, 2]]
-    e = edge_functions(a, b, c, float(x) + 0.5, float(y) + 0.5)
+    a = screen[p[0], faces[face, 0]]
+    b = screen[p[0], faces[face, 1]]
+    c = screen[p[0], faces[face, 2]]
+    e = edge_functions(a, b, c, float(p[2]) + 0.5, float(p[1]) + 0.5)
     by_depth = wp.vec3(e[0] / a[2], e[1] / b[2], e[2] / c[2])
-    weights[image, y, x] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
+    weights[i] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
 
 
 @wp.kernel
@@ -108,25 +123,27 @@ def weigh_backward(
     screen: wp.array2d[wp.vec3],
     faces: wp.array2d[wp.int32],
     face_index: wp.array3d[wp.int32],
-    weights_grad: wp.array3d[wp.vec3],
+    pixels: wp.array[wp.int32],
+    weights_grad: wp.array[wp.vec3],
     first: int,
     screen_grad: wp.array2d[wp.vec3],
 ) -> None:
     """Add the gradient of the weights to that of the corners on screen."""
-    image, y, x = wp.tid()
-    image += first
-    face = face_index[image, y, x]
+    i = wp.tid() + first
+    p = pixel_at(face_index, pixels, i)
+    image = p[0]
+    face = face_index[image, p[1], p[2]]
     if face < 0:
         return
     a = screen[image, faces[face, 0]]
     b = screen[image, faces[face, 1]]
     c = screen[image, faces[face, 2]]
-    pixel_x, pixel_y = float(x) + 0.5, float(y) + 0.5
+    pixel_x, pixel_y = float(p[2]) + 0.5, float(p[1]) + 0.5
     e = edge_functions(a, b, c, pixel_x, pixel_y)
     inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
     by_depth = wp.cw_mul(e, inverse)
     total = by_depth[0] + by_depth[1] + by_depth[2]
-    grad = weights_grad[image, y, x]
+    grad = weights_grad[i]
     mean = wp.dot(grad, by_depth) / total
     # The weights are by_depth / total; by_depth is e / z; the rest is the derivative of e.
     by_depth_grad = (grad - wp.vec3(mean, mean, mean)) / total
@@ -149,22 +166,23 @@ def blend(
     values: wp.array3d[wp.float32],
     rows: wp.array2d[wp.int32],
     face_index: wp.array3d[wp.int32],
-    weights: wp.array3d[wp.vec3],
+    pixels: wp.array[wp.int32],
+    weights: wp.array[wp.vec3],
     first: int,
-    blended: wp.array4d[wp.float32],
+    blended: wp.array2d[wp.float32],
 ) -> None:
     """Write the weighted mean of the corners' values; values of one image serve all."""
-    image, y, x = wp.tid()
-    image += first
-    face = face_index[image, y, x]
+    i = wp.tid() + first
+    p = pixel_at(face_index, pixels, i)
+    face = face_index[p[0], p[1], p[2]]
     if face < 0:
         return
-    source = wp.min(image, values.shape[0] - 1)
-    w = weights[image, y, x]
+    source = wp.min(p[0], values.shape[0] - 1)
+    w = weights[i]
     a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
-    for i in range(values.shape[2]):
-        at_a, at_b, at_c = values[source, a, i], values[source, b, i], values[source, c, i]
-        blended[image, y, x, i] = w[0] * at_a + w[1] * at_b + w[2] * at_c
+    for k in range(values.shape[2]):
+        at_a, at_b, at_c = values[source, a, k], values[source, b, k], values[source, c, k]
+        blended[i, k] = w[0] * at_a + w[1] * at_b + w[2] * at_c
 
 
 @wp.kernel
@@ -173,31 +191,31 @@ def blend_backward(
     values: wp.array3d[wp.float32],
     rows: wp.array2d[wp.int32],
     face_index: wp.array3d[wp.int32],
-    weights: wp.array3d[wp.vec3],
-    blended_grad: wp.array4d[wp.float32],
+    pixels: wp.array[wp.int32],
+    weights: wp.array[wp.vec3],
+    blended_grad: wp.array2d[wp.float32],
     first: int,
     values_grad: wp.array3d[wp.float32],
-    weights_grad: wp.array3d[wp.vec3],
+    weights_grad: wp.array[wp.vec3],
 ) -> None:
     """Write the gradient of the weights, and add to that of the values unless it is empty."""
-    image, y, x = wp.tid()
-    image += first
-    face = face_index[image, y, x]
+    i = wp.tid() + first
+    p = pixel_at(face_index, pixels, i)
+    face = face_index[p[0], p[1], p[2]]
     if face < 0:
         return
-    source = wp.min(image, values.shape[0] - 1)
-    w = weights[image, y, x]
+    source = wp.min(p[0], values.shape[0] - 1)
+    w = weights[i]
     a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
     w_grad = wp.vec3()
-    for i in range(values.shape[2]):
-        grad = blended_grad[image, y, x, i]
-        at_corners = wp.vec3(values[source, a, i], values[source, b, i], values[source, c, i])
-        w_grad += grad * at_corners
+    for k in range(values.shape[2]):
+        grad = blended_grad[i, k]
+        w_grad += grad * wp.vec3(values[source, a, k], values[source, b, k], values[source, c, k])
         if values_grad.shape[0] > 0:
-            wp.atomic_add(values_grad, image, a, i, w[0] * grad)
-            wp.atomic_add(values_grad, image, b, i, w[1] * grad)
-            wp.atomic_add(values_grad, image, c, i, w[2] * grad)
-    weights_grad[image, y, x] = w_grad
+            wp.atomic_add(values_grad, source, a, k, w[0] * grad)
+            wp.atomic_add(values_grad, source, b, k, w[1] * grad)
+            wp.atomic_add(values_grad, source, c, k, w[2] * grad)
+    weights_grad[i] = w_grad
 
 
 @wp.func

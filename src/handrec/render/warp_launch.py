@@ -1,0 +1,128 @@
+"""Starting Warp kernels on torch's tensors: on CUDA at once, on a CPU spread over its threads."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def shares(count: int, device: torch.device) -> list[int]:
+    """Return the bounds of the threads' shares of so many images: one share on CUDA."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    threads = max(1, min(count, threads))
+    return [count * i // threads for i in range(threads + 1)]
+
+
+def shares_at(ascending: Tensor, bounds: Sequence[int]) -> list[int]:
+    """Return where a list reaches the bounds' values, its length for the last one."""
+    if len(bounds) == 2:
+        return [0, len(ascending)]  # without waiting for a GPU
+    return torch.searchsorted(ascending, ascending.new_tensor(bounds)).tolist()
+
+
+def launch(
+    name: str,
+    bounds: Sequence[int],
+    inputs: Sequence[Tensor | float],
+    outputs: Sequence[Tensor | Sequence[Tensor]],
+    elements: Sequence[int] = (),
+) -> None:
+    """Run a kernel over images or pixels, and over the elements of each.
+
+    Args:
+        name: of the kernel; it takes the inputs, the first image or pixel, the outputs.
+        bounds: of the threads' shares, see :func:`shares`.
+        inputs: tensors and numbers.
+        outputs: tensors, written in place; a list of them has one for each thread.
+        elements: along each further axis.
+    """
+    import warp as wp
+
+    if bounds[-1] == 0 or 0 in elements:
+        return
+    device = next(x.device for x in inputs if isinstance(x, Tensor))
+    kernel = _kernels(device)[name]
+    wp_device, stream = wp.device_from_torch(device), None
+    if device.type == "cuda":
+        stream = wp.stream_from_torch(device)
+    types = [argument.type for argument in kernel.adj.args]
+    del types[len(inputs)]  # the first image or pixel
+    tensors = [_readable(x, of) for x, of in zip(inputs, types, strict=False)]  # outlive the launch
+    before = [_as_warp(x, of) for x, of in zip(tensors, types, strict=False)]
+
+    def run(share: int) -> None:
+        first, last = bounds[share : share + 2]
+        mine = (x if isinstance(x, Tensor) else x[share] for x in outputs)
+        after = [_as_warp(x, of) for x, of in zip(mine, types[len(inputs) :], strict=True)]
+        size = (last - first, *elements)
+        wp.launch(kernel, size, [*before, first, *after], device=wp_device, stream=stream)
+
+    threads = len(bounds) - 1
+    if threads == 1:
+        run(0)
+    else:
+        list(_pool().map(run, range(threads)))
+
+
+def _readable(value: Tensor | float, of: Any) -> Tensor | float:
+    """Return a tensor as Warp can read it: any strides, but vectors in one piece."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach() if value.dim() == of.ndim else value.detach().contiguous()
+
+
+def _as_warp(value: Tensor | float, of: Any) -> Any:
+    """Return Warp's view of a tensor, of the element type that the kernel declares."""
+    import warp as wp
+
+    return wp.from_torch(value, of.dtype, return_ctype=True) if isinstance(value, Tensor) else value
+
+
+@cache
+def _kernels(device: torch.device) -> dict[str, Any]:
+    """Return the kernels by name, compiled for the device."""
+    import warp as wp
+
+    if wp.config.log_level == wp.LOG_INFO:  # the default: a greeting, and a line per module
+        wp.config.log_level = wp.LOG_WARNING
+    with _no_driver_warning():
+        wp.init()
+    from handrec.render import warp_kernels, warp_texture_kernels
+
+    for module in (warp_kernels, warp_texture_kernels):
+        wp.load_module(module, device=wp.device_from_torch(device))
+    return {**vars(warp_kernels), **vars(warp_texture_kernels)}
+
+
+@contextmanager
+def _no_driver_warning() -> Iterator[None]:
+    """Close the process's stderr: where there is no GPU, Warp's native code warns of it."""
+    if torch.cuda.is_available():
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
+__all__ = ["launch", "shares", "shares_at"]
