@@ -1,0 +1,105 @@
+"""The texture atlas of a hand model seen from the other side: which point is at each texel."""
+
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn import functional as F
+
+from handrec.geometry.mesh import face_normals, vertex_normals
+from handrec.hand.base import HandModel
+from handrec.render.torch_reference import TorchRasterizer, edge_functions
+
+#: Texels around each island that continue its surface: as far as a bilinear look-up reaches.
+_BORDER = 2
+
+
+class Atlas(NamedTuple):
+    """The rest surface, texel by texel; row 0 is v = 1, as in ``render.shading.Texture``.
+
+    Islands go on beyond their border: a face is continued flat for two texels, and whatever lies
+    farther off repeats the nearest of these, so no look-up, however coarse, sees a background.
+
+    Attributes:
+        position: rest position of each texel, metres.
+        normal: unit normal of the smooth surface.
+        inside: whether a face covers the centre of the texel.
+        texels: flat indices of the texels that are inside or continue a face.
+        source: for each flat texel the entry of ``texels`` that it repeats (itself, if it is one).
+        pitch: metres on the surface between neighbouring texels, on average.
+    """
+
+    position: Float[Tensor, "3 t t"]
+    normal: Float[Tensor, "3 t t"]
+    inside: Bool[Tensor, "1 t t"]
+    texels: Int[Tensor, " n"]
+    source: Int[Tensor, " tt"]
+    pitch: float
+
+    def spread(self, values: Float[Tensor, "b c n"]) -> Float[Tensor, "b c t t"]:
+        """Return maps of what is known at ``texels``."""
+        return values.index_select(2, self.source).unflatten(2, self.position.shape[1:])
+
+
+_BAKED: WeakKeyDictionary[HandModel, dict[tuple[int, torch.device], Atlas]] = WeakKeyDictionary()
+
+
+def bake_atlas(hand: HandModel, size: int) -> Atlas:
+    """Return the atlas of a hand model at ``size`` x ``size`` texels, baked once per device."""
+    baked = _BAKED.setdefault(hand, {})
+    key = (size, hand.template.device)
+    if key not in baked:
+        # Kept for later, so it must not be born an inference tensor.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            atlas = _bake(hand, size)
+            tensors = [x.to(key[1]) if isinstance(x, Tensor) else x for x in atlas]
+            baked[key] = Atlas(*tensors)
+    return baked[key]
+
+
+def _bake(hand: HandModel, size: int) -> Atlas:
+    template, faces = hand.template.detach().cpu().clone(), hand.faces.cpu()
+    uv, uv_faces = hand.uv.detach().cpu().clone(), hand.uv_faces.cpu()
+    flat = torch.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size, torch.ones(len(uv))], dim=1)
+    face = TorchRasterizer().cover(flat[None], uv_faces, (size, size))[0].long()
+    inside = face >= 0
+    if not inside.any():
+        raise ValueError(f"an atlas of {size} x {size} texels shows no face")
+    distance, nearest = distance_transform_edt((~inside).numpy(), return_indices=True)
+    near_y, near_x = torch.from_numpy(nearest).long()
+    known = torch.from_numpy(distance) <= _BORDER
+    y, x = known.nonzero(as_tuple=True)
+    owner = face[near_y[y, x], near_x[y, x]]
+    edges = edge_functions(flat[uv_faces[owner], :2], torch.stack([x, y], dim=1) + 0.5)
+    weights = (edges / edges.sum(1, keepdim=True))[..., None]
+    weights = _limited(weights, inside[y, x])
+    points = (weights * template[faces[owner]]).sum(1)
+    normals = vertex_normals(template[None], faces)[0]
+    normals = F.normalize((weights * normals[faces[owner]]).sum(1), dim=1)
+    source = _sources(known)
+    seen = torch.bincount(face[inside], minlength=len(faces)) > 0
+    area = face_normals(template, faces)[seen].norm(dim=1).sum() / 2
+    pitch = float((area / inside.sum()).sqrt())
+    maps = [values[source].T.reshape(3, size, size) for values in (points, normals)]
+    return Atlas(*maps, inside[None], known.flatten().nonzero()[:, 0], source, pitch)
+
+
+def _limited(
+    weights: Float[Tensor, "n 3 1"], inside: Bool[Tensor, " n"]
+) -> Float[Tensor, "n 3 1"]:
+    """Keep what continues a sliver of a face from running away: weights stay within [-1, 2]."""
+    clamped = weights.clamp(-1, 2)
+    return torch.where(inside[:, None, None], weights, clamped / clamped.sum(1, keepdim=True))
+
+
+def _sources(known: Bool[Tensor, "t t"]) -> Int[Tensor, " tt"]:
+    """Return the rank among the known texels of the known one nearest to each texel."""
+    nearest = distance_transform_edt(
+        (~known).numpy(), return_distances=False, return_indices=True
+    )
+    y, x = torch.from_numpy(nearest).long()
+    rank = known.flatten().cumsum(0) - 1
+    return rank[(y * known.shape[1] + x).flatten()]
