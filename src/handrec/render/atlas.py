@@ -41,7 +41,8 @@ class Atlas(NamedTuple):
 
     def spread(self, values: Float[Tensor, "b c n"]) -> Float[Tensor, "b c t t"]:
         """Return maps of what is known at ``texels``."""
-        return values.index_select(2, self.source).unflatten(2, self.position.shape[1:])
+        source = self.source.expand(*values.shape[:2], -1)
+        return values.gather(2, source).unflatten(2, self.position.shape[1:])
 
 
 _BAKED: WeakKeyDictionary[HandModel, dict[tuple[int, torch.device], Atlas]] = WeakKeyDictionary()

@@ -1,5 +1,7 @@
 """Colours as they are stored (sRGB) and as they look (CIELAB, D65), both ways."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,16 +34,21 @@ def srgb_to_lab(colours: Float[Tensor, "b 3 *n"]) -> Float[Tensor, "b 3 *n"]:
 
 def lab_to_srgb(lab: Float[Tensor, "b 3 *n"]) -> Float[Tensor, "b 3 *n"]:
     """Return sRGB colours, clipped to [0, 1], of L*, a* and b*."""
-    green = (lab[:, 0] + 16) / 116
-    root = torch.stack([green + lab[:, 1] / 500, green, green - lab[:, 2] / 200], dim=1)
-    xyz = torch.where(root > _KNEE, root**3, 3 * _KNEE**2 * (root - 4 / 29))
-    linear = _mix(_FROM_XYZ, xyz).clamp(0, 1)
-    return torch.where(
-        linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp(min=1e-4) ** (1 / 2.4) - 0.055
-    ).clamp(0, 1)
+    lightness, red, yellow = lab.unbind(1)
+    green = lightness.add(16).mul_(1 / 116)
+    root = torch.stack(
+        [green.add(red, alpha=1 / 500), green, green.sub(yellow, alpha=1 / 200)], dim=1
+    )
+    curved = root.clamp(min=_KNEE)
+    xyz = curved.pow(3).add_(root.sub_(curved), alpha=3 * _KNEE**2)
+    linear = _mix(_FROM_XYZ, xyz).clamp_(0, 1)
+    # Held where it meets the straight part, which runs below it from there on down.
+    curved = linear.clamp(min=0.0031308).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
+    return torch.minimum(linear.mul_(12.92), curved)
 
 
-def _mix(rows: tuple[tuple[float, ...], ...] | list[list[float]], x: Tensor) -> Tensor:
+def _mix(rows: Sequence[Sequence[float]], x: Tensor) -> Tensor:
     """Return the matrix ``rows`` applied to channels, in full precision on every device."""
     first, second, third = x.unbind(1)
-    return torch.stack([a * first + b * second + c * third for a, b, c in rows], dim=1)
+    mixed = [(first * a).add_(second, alpha=b).add_(third, alpha=c) for a, b, c in rows]
+    return torch.stack(mixed, dim=1)

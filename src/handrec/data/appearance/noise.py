@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from handrec.geometry.rotations import random_rotations
 
 #: Cells of the table along each axis, and how many of them make one wave.
-_CELLS, _WAVE = 64, 5.0
+_CELLS, _WAVE = 40, 4.4
 _CHANNELS = 4
 
 
 @cache
-def _table(device: torch.device) -> Float[Tensor, "1 4 65 65 65"]:
+def _table(device: torch.device) -> Float[Tensor, "1 4 41 41 41"]:
     """Return periodic noise of one wavelength, mean 0 and variance 1; its last cells repeat."""
     generator = torch.Generator().manual_seed(20)
     white = torch.randn(_CHANNELS, _CELLS, _CELLS, _CELLS, generator=generator)

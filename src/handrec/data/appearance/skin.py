@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from handrec.data.appearance.noise import noise
 from handrec.data.appearance.skin_map import SkinMap, map_skin, step
@@ -21,7 +22,7 @@ from handrec.render.colour import lab_to_srgb, srgb_to_lab
 
 #: About the mean L*, a*, b* of the back of human hands, and the share that is left of a Monk orb's
 #: difference from it.
-_HUMAN, _SPREAD = (50.0, 12.0, 20.0), (0.78, 0.55, 0.70)
+_HUMAN, _SPREAD = (50.0, 12.0, 18.0), (0.78, 0.45, 0.50)
 _MOLES = 5
 _OCTAVES = 5
 
@@ -87,12 +88,12 @@ def sample_skin(count: int, generator: torch.Generator) -> Skin:
     return Skin(
         tone=tone,
         undertone=draw.normal(count, 2).clamp(-2, 2) * torch.tensor([1.2, 1.8]),
-        palm=draw(0.45, 0.7, count),
+        palm=draw(0.5, 0.75, count),
         flush=draw(0.3, 1.0, count, 3),
         mottle=draw(0.4, 1.3, count, 2),
         pores=draw(0.5, 1.4, count),
         veins=draw(0.0, 1.0, count) * (0.5 + 0.5 * age),
-        creases=draw(0.6, 1.2, count),
+        creases=draw(0.5, 1.1, count),
         shifts=draw.normal(count, 4).clamp(-2, 2) * 0.0018,
         wrinkles=(0.4 + 0.8 * age) * draw(0.7, 1.2, count),
         freckles=draw(0.0, 1.0, count) * light * (draw(0.0, 1.0, count) < 0.4),
@@ -147,7 +148,9 @@ class _Painter:
     def __init__(self, where: SkinMap, skin: Skin) -> None:
         self.where = where
         self.skin = skin
-        self.back = back_tone(skin.tone) + torch.nn.functional.pad(skin.undertone, (1, 0))
+        back = back_tone(skin.tone)
+        # Dark colours have less room for hue.
+        self.back = back + F.pad(skin.undertone * (0.3 + back[:, :1] / 120), (1, 0))
         self.palm = palm_tone(self.back, skin.palm)
         waves = (0.028, 0.009, max(0.0028, 2.2 * where.pitch))
         self.coarse, self.medium, self.fine = (
@@ -160,8 +163,8 @@ class _Painter:
         self.grain = noise(where.points, skin.offsets[:, 4], grain, channels=1, octave=4)[:, 0]
 
     def paint(self) -> Float[Tensor, "b 3 n"]:
-        edge = self.where.dorsal + 0.12 * self.medium[:, 2] + 0.1 * self.coarse[:, 2]
-        backness = step(edge, -0.45, 0.25)
+        edge = self.where.dorsal + 0.05 * self.medium[:, 2] + 0.07 * self.coarse[:, 2]
+        backness = step(edge, -0.55, 0.3)
         lab = self.palm[..., None] + (self.back - self.palm)[..., None] * backness[:, None]
         amounts = torch.stack(
             [self._melanin(backness), self._blood(backness), self._shade(backness), self._vein()],
@@ -175,22 +178,23 @@ class _Painter:
         light = ((self.back[:, 0] - 20) / 65).clamp(0, 1)[:, None]
         pairs = [
             ((-4.0, 0.5, -1.0), (-7.0, 3.0, 4.0)),
-            ((-1.5, 2.5, 0.5), (-3.0, 5.0, 1.5)),
-            ((-6.0, 0.5, -1.0), (-11.0, 3.0, 2.0)),
-            ((-1.0, -0.5, -1.0), (-3.5, -3.0, -4.0)),
+            ((-1.2, 1.4, 0.3), (-3.0, 5.0, 1.5)),
+            ((-9.0, 0.5, -1.5), (-11.0, 3.0, 2.0)),
+            ((-1.5, -0.7, -1.5), (-4.5, -4.0, -5.5)),
         ]
         dark, bright = (light.new_tensor([pair[i] for pair in pairs]) for i in (0, 1))
         return torch.lerp(dark, bright, light[..., None]).mT
 
     def _melanin(self, backness: Tensor) -> Float[Tensor, "b n"]:
         skin = self.skin
-        amount = skin.mottle[:, :1] * (0.25 * self.coarse[:, 0] + 0.22 * self.medium[:, 0])
+        amount = skin.mottle[:, :1] * (0.2 * self.coarse[:, 0] + 0.15 * self.medium[:, 0])
         freckled = self.fine[:, 0] + 0.6 * self.coarse[:, 3] - 2.6 + 1.4 * skin.freckles[:, None]
         amount += 0.9 * step(freckled, 0.0, 0.9) * (skin.freckles > 0)[:, None]
         spotted = self.medium[:, 3] - 2.6 + 0.8 * skin.spots[:, None]
         amount += 1.1 * step(spotted, 0.0, 0.35) * (skin.spots > 0)[:, None]
-        knuckles = self.where.flush[0] * (1 - skin.tone[:, None] / 9).sub(0.4).clamp(max=0)
-        return amount * backness - 1.2 * knuckles + self._moles()
+        # Dark knuckles are darker than the rest, light ones only redder.
+        dark = (skin.tone[:, None] / 9 - 0.5).clamp(min=0)
+        return amount * backness + 2.5 * dark * self.where.flush[0] + self._moles()
 
     def _moles(self) -> Float[Tensor, "b n"]:
         points = self.where.points
@@ -199,23 +203,23 @@ class _Painter:
             centre = points[(mole[:, 0] * len(points)).long()]
             square = (points - centre[:, None]).square().sum(-1)
             radius = mole[:, 1:].clamp(min=1e-6)
-            amount += 3.0 * torch.exp(-((square / radius**2) ** 2)) * (mole[:, 1:] > 0)
+            amount += 3.0 * _bump((square / radius**2) ** 2) * (mole[:, 1:] > 0)
         return amount
 
     def _blood(self, backness: Tensor) -> Float[Tensor, "b n"]:
         skin = self.skin
-        amount = skin.mottle[:, 1:] * (0.3 * self.coarse[:, 1] + 0.4 * self.medium[:, 1])
-        amount = amount * (1.3 - 0.6 * backness)
+        amount = skin.mottle[:, 1:] * (0.3 * self.coarse[:, 1] + 0.25 * self.medium[:, 1])
+        amount = amount * (1.2 - 0.5 * backness)
         amount += 0.15 * self.fine[:, 1]
-        return amount + torch.einsum("bk,kn->bn", skin.flush, self.where.flush) * 0.9
+        return amount + torch.einsum("bk,kn->bn", skin.flush, self.where.flush) * 1.1
 
     def _shade(self, backness: Tensor) -> Float[Tensor, "b n"]:
         where, skin = self.where, self.skin
-        wobble = 0.0007 * self.medium[:, 2] + 0.0002 * self.fine[:, 2]
+        wobble = 0.0003 * self.medium[:, 2] + 0.00012 * self.fine[:, 2]
         broken = (1 + 0.3 * self.medium[:, 3] + 0.15 * self.fine[:, 3]).clamp(0.2, 1.6)
         amount = self._line(where.crease[0] + wobble, where.crease[1], 0.00055) * broken
         for i, (distance, depth) in enumerate(where.lines):
-            bent = distance + skin.shifts[:, i, None] + 2 * wobble + 0.0015 * self.coarse[:, 2]
+            bent = distance + skin.shifts[:, i, None] + wobble + 0.0014 * self.coarse[:, 2]
             amount += self._line(bent, depth, 0.0007) * broken
         amount *= skin.creases[:, None]
         along, across, depth = where.knuckle
@@ -230,12 +234,12 @@ class _Painter:
         """Return a dark line with softer flanks; one too thin for the texels is wider and fainter."""
         drawn = max(width, 0.75 * self.where.pitch)
         square = (distance / drawn).square()
-        return depth * (width / drawn) * (torch.exp(-square) + 0.25 * torch.exp(-square / 12))
+        return depth * (width / drawn) * (_bump(square) + 0.25 * _bump(square / 12))
 
     def _vein(self) -> Float[Tensor, "b n"]:
         distance, depth = self.where.vein
         bent = distance + 0.003 * self.coarse[:, 3] + 0.0012 * self.medium[:, 0]
-        shown = torch.exp(-((bent / 0.0019) ** 2)) * (0.8 + 0.4 * self.coarse[:, 0])
+        shown = _bump((bent / 0.0019) ** 2) * (0.8 + 0.4 * self.coarse[:, 0])
         return self.skin.veins[:, None] * depth * shown
 
     def _nails(self, lab: Tensor) -> Float[Tensor, "b 3 n"]:
@@ -245,12 +249,12 @@ class _Painter:
         along = 1 - (1 - along) / length
         across = across / width
         reach = across.square() ** 2 + along.square() ** 2
-        soft = 4 * self.where.pitch / 0.006
+        soft = 7 * self.where.pitch / 0.006
         plate = step(reach, 1 + soft / 2, 1 - soft / 2)
-        rim = torch.exp(-(((reach - 1.05) / 0.5) ** 2)) * step(along, 1.1, 0.5)
+        rim = _bump(((reach - 1.05) / 0.5) ** 2) * step(along, 1.1, 0.5)
         lunula = step(along + 0.35 * across.square(), -0.5, -0.68) * 0.5
         edge = step(along + 0.12 * across.square(), 1 - free - soft / 4, 1 - free + soft / 4)
-        gloss = torch.exp(-(((across + 0.25) / 0.22) ** 2)) * step(along, -0.9, -0.2)
+        gloss = _bump(((across + 0.25) / 0.22) ** 2) * step(along, -0.9, -0.2)
         bed = self.palm + self.palm.new_tensor([4.0, 3.0, -3.0])
         white = 0.35 * bed + 0.65 * bed.new_tensor([86.0, 2.0, 9.0])
         polish, opaque = srgb_to_lab(self.skin.polish[:, :3, None]), self.skin.polish[:, 3:, None]
@@ -259,3 +263,8 @@ class _Painter:
         colour[:, 0] += 3.5 * gloss + 1.2 * self.folds[:, 0]
         lab = lab + self._pigments()[..., 2:3] * (0.7 * rim * (1 - plate))[:, None]
         return torch.lerp(lab, colour, plate[:, None])
+
+
+def _bump(square: Tensor) -> Tensor:
+    """Return nearly ``exp(-square)``, but 0 from 4 on: no slow denormal numbers."""
+    return (1 - square / 4).clamp(min=0).square().square()

@@ -60,7 +60,8 @@ class SkinMap(NamedTuple):
     Attributes:
         points: rest position, metres.
         grain: position in the frame of its finger or palm: along, across, up, metres.
-        dorsal: cosine to the dorsal side about the nearest bone: 1 on the back, -1 on the palm.
+        dorsal: cosine to the dorsal side about the nearest bone: 1 on the back, -1 on the palm;
+            not below -0.15 on the forearm, which has no palm.
         crease: signed distance to the nearest flexion crease, metres, and how deep it is there.
         lines: the same for each of the lines of the palm.
         vein: the same for the nearest vein of the back.
@@ -144,13 +145,14 @@ def _map(hand: HandModel, atlas: Atlas) -> SkinMap:
     bones = _bones((points - joints[0]) * scale, normals, (joints - joints[0]) * scale)
     palm, width = _palm_coordinates(bones)
     palmar, dorsal = step(bones.height, 0.1, -0.35), step(bones.height, -0.1, 0.35)
+    arm = step(bones.points @ bones.along[0], 0.006, -0.022)
     hand_plane = 1 - sum(bones.belongs(finger) for finger in FINGERS[1:])
     lines = [_curve(palm, width, curve) for curve, _ in _PALM_LINES]
     depth = [d * palmar * (1 - bones.belongs("thumb", 3)) for _, d in _PALM_LINES]
     return SkinMap(
         points=bones.points.contiguous(),
         grain=_grain(bones),
-        dorsal=bones.height,
+        dorsal=torch.maximum(bones.height, 0.85 * arm - 1),
         crease=_creases(bones, palmar),
         lines=torch.stack([torch.stack([x, t * d]) for (x, t), d in zip(lines, depth, strict=True)]),
         vein=_veins(palm, width, dorsal * hand_plane * (1 - bones.belongs("thumb", 3))),
@@ -167,6 +169,8 @@ def _bones(points: Tensor, normals: Tensor, joints: Tensor) -> _Bones:
     along = F.normalize(end - start, dim=1)
     along[0] = -along[0]
     fingers = [joints.new_tensor(DORSAL[f]) for f in FINGERS for _ in range(4)]
+    # The ball of the thumb is palm all round its metacarpal, up to where the hand's back begins.
+    fingers[:2] = [joints.new_tensor((0.35, 0.85, 0.4))] * 2
     dorsal = torch.stack([joints.new_tensor((0.0, 1.0, 0.0)), *fingers])
     dorsal = F.normalize(dorsal - (dorsal * along).sum(1, keepdim=True) * along, dim=1)
     radial, share = [], []
@@ -296,9 +300,9 @@ def _nails(bones: _Bones) -> Float[Tensor, "2 n"]:
         end = torch.quantile(along[own], 0.995)
         middle = own & (along > 0.35 * end) & (along < 0.75 * end)
         radius = torch.quantile(across[middle].abs(), 0.9)
-        half = 0.78 * radius
+        half = 0.76 * radius
         # The plate ends just short of the fingertip and is a little longer than wide.
-        place = (along - (end - 0.06 * radius - 1.12 * half)) / (1.12 * half)
+        place = (along - (end - 0.2 * radius - 1.12 * half)) / (1.12 * half)
         on = own & (bones.height > 0)
         nail = torch.where(on, torch.stack([place, across / half]), nail)
     return nail
