@@ -1,6 +1,6 @@
 """The texture atlas of a hand model seen from the other side: which point is at each texel."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -42,7 +42,8 @@ class Atlas(NamedTuple):
     def spread(self, values: Float[Tensor, "b c n"]) -> Float[Tensor, "b c t t"]:
         """Return maps of what is known at ``texels``."""
         source = self.source.expand(*values.shape[:2], -1)
-        return values.gather(2, source).unflatten(2, self.position.shape[1:])
+        maps: Tensor = values.gather(2, source)
+        return maps.view(*values.shape[:2], *self.position.shape[1:])
 
 
 _BAKED: WeakKeyDictionary[HandModel, dict[tuple[int, torch.device], Atlas]] = WeakKeyDictionary()
@@ -55,9 +56,9 @@ def bake_atlas(hand: HandModel, size: int) -> Atlas:
     if key not in baked:
         # Kept for later, so it must not be born an inference tensor.
         with torch.inference_mode(mode=False), torch.no_grad():
-            atlas = _bake(hand, size)
-            tensors = [x.to(key[1]) if isinstance(x, Tensor) else x for x in atlas]
-            baked[key] = Atlas(*tensors)
+            fields: dict[str, Any] = _bake(hand, size)._asdict()
+            tensors = {k: x.to(key[1]) for k, x in fields.items() if isinstance(x, Tensor)}
+            baked[key] = Atlas(**{**fields, **tensors})
     return baked[key]
 
 
@@ -73,10 +74,9 @@ def _bake(hand: HandModel, size: int) -> Atlas:
     near_y, near_x = torch.from_numpy(nearest).long()
     known = torch.from_numpy(distance) <= _BORDER
     y, x = known.nonzero(as_tuple=True)
-    owner = face[near_y[y, x], near_x[y, x]]
-    edges = edge_functions(flat[uv_faces[owner], :2], torch.stack([x, y], dim=1) + 0.5)
-    weights = (edges / edges.sum(1, keepdim=True))[..., None]
-    weights = _limited(weights, inside[y, x])
+    anchor = torch.stack([near_x[y, x], near_y[y, x]], dim=1)
+    owner = face[anchor[:, 1], anchor[:, 0]]
+    weights = _continued(flat[uv_faces[owner], :2], anchor, torch.stack([x, y], dim=1))
     points = (weights * template[faces[owner]]).sum(1)
     normals = vertex_normals(template[None], faces)[0]
     normals = F.normalize((weights * normals[faces[owner]]).sum(1), dim=1)
@@ -84,23 +84,27 @@ def _bake(hand: HandModel, size: int) -> Atlas:
     seen = torch.bincount(face[inside], minlength=len(faces)) > 0
     area = face_normals(template, faces)[seen].norm(dim=1).sum() / 2
     pitch = float((area / inside.sum()).sqrt())
-    maps = [values[source].T.reshape(3, size, size) for values in (points, normals)]
-    return Atlas(*maps, inside[None], known.flatten().nonzero()[:, 0], source, pitch)
+    position, normal = (x[source].T.reshape(3, size, size) for x in (points, normals))
+    return Atlas(position, normal, inside[None], known.flatten().nonzero()[:, 0], source, pitch)
 
 
-def _limited(
-    weights: Float[Tensor, "n 3 1"], inside: Bool[Tensor, " n"]
+def _continued(
+    corners: Float[Tensor, "n 3 2"], anchor: Int[Tensor, "n 2"], texel: Int[Tensor, "n 2"]
 ) -> Float[Tensor, "n 3 1"]:
-    """Keep what continues a sliver of a face from running away: weights stay within [-1, 2]."""
-    clamped = weights.clamp(-1, 2)
-    return torch.where(inside[:, None, None], weights, clamped / clamped.sum(1, keepdim=True))
+    """Return barycentric weights of texels in the plane of a face that covers their anchors.
+
+    Where a face is a sliver they run away fast: none may change by more than 1 from the anchor's.
+    """
+    weights = [edge_functions(corners.double(), place + 0.5) for place in (anchor, texel)]
+    inner, outer = (w / w.sum(1, keepdim=True) for w in weights)
+    step = outer - inner
+    step = step / step.abs().amax(1, keepdim=True).clamp(min=1)
+    return (inner + step)[..., None].float()
 
 
 def _sources(known: Bool[Tensor, "t t"]) -> Int[Tensor, " tt"]:
     """Return the rank among the known texels of the known one nearest to each texel."""
-    nearest = distance_transform_edt(
-        (~known).numpy(), return_distances=False, return_indices=True
-    )
+    nearest = distance_transform_edt((~known).numpy(), return_distances=False, return_indices=True)
     y, x = torch.from_numpy(nearest).long()
     rank = known.flatten().cumsum(0) - 1
     return rank[(y * known.shape[1] + x).flatten()]

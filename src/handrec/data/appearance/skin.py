@@ -226,20 +226,20 @@ class _Painter:
         phase = (along + 25 * along.sign() * across.square() + wobble) * (2 * math.pi / 0.0021)
         ripple = (phase + 1.2 * self.medium[:, 1]).sin().clamp(min=-0.3)
         amount += 0.55 * skin.wrinkles[:, None] * depth * (ripple + 0.5 * self.folds[:, 0])
-        amount += 0.09 * (0.4 + skin.wrinkles[:, None]) * self.folds[:, 0] * backness
+        amount += 0.06 * (0.3 + skin.wrinkles[:, None]) * self.folds[:, 0] * backness
         amount += 0.11 * self.folds[:, 1].abs() * (1 - backness)
         return amount + 0.1 * skin.pores[:, None] * self.grain
 
     def _line(self, distance: Tensor, depth: Tensor, width: float) -> Float[Tensor, "b n"]:
-        """Return a dark line with softer flanks; one too thin for the texels is wider and fainter."""
+        """Return a dark line with soft flanks; too thin for the texels, it is wider and fainter."""
         drawn = max(width, 0.75 * self.where.pitch)
         square = (distance / drawn).square()
         return depth * (width / drawn) * (_bump(square) + 0.25 * _bump(square / 12))
 
     def _vein(self) -> Float[Tensor, "b n"]:
         distance, depth = self.where.vein
-        bent = distance + 0.003 * self.coarse[:, 3] + 0.0012 * self.medium[:, 0]
-        shown = _bump((bent / 0.0019) ** 2) * (0.8 + 0.4 * self.coarse[:, 0])
+        bent = distance + 0.0024 * self.coarse[:, 3] + 0.0005 * self.medium[:, 0]
+        shown = _bump((bent / 0.0024) ** 2) * (0.7 + 0.25 * self.coarse[:, 0])
         return self.skin.veins[:, None] * depth * shown
 
     def _nails(self, lab: Tensor) -> Float[Tensor, "b 3 n"]:
@@ -267,4 +267,6 @@ class _Painter:
 
 def _bump(square: Tensor) -> Tensor:
     """Return nearly ``exp(-square)``, but 0 from 4 on: no slow denormal numbers."""
-    return (1 - square / 4).clamp(min=0).square().square()
+    base = (1 - square / 4).clamp(min=0)
+    quarter = base * base
+    return quarter * quarter

@@ -5,7 +5,8 @@ of a border between islands of the atlas agree. The proportions are our own, aft
 drawings: no published measurement is behind them.
 """
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -128,9 +129,9 @@ def map_skin(hand: HandModel, size: int) -> SkinMap:
     key = (size, hand.template.device)
     if key not in mapped:
         with torch.inference_mode(mode=False), torch.no_grad():
-            made = _map(hand, bake_atlas(hand, size))
-            tensors = [x.to(key[1]) if isinstance(x, Tensor) else x for x in made]
-            mapped[key] = SkinMap(*tensors)
+            fields: dict[str, Any] = _map(hand, bake_atlas(hand, size))._asdict()
+            tensors = {k: x.to(key[1]) for k, x in fields.items() if isinstance(x, Tensor)}
+            mapped[key] = SkinMap(**{**fields, **tensors})
     return mapped[key]
 
 
@@ -147,15 +148,19 @@ def _map(hand: HandModel, atlas: Atlas) -> SkinMap:
     palmar, dorsal = step(bones.height, 0.1, -0.35), step(bones.height, -0.1, 0.35)
     arm = step(bones.points @ bones.along[0], 0.006, -0.022)
     hand_plane = 1 - sum(bones.belongs(finger) for finger in FINGERS[1:])
-    lines = [_curve(palm, width, curve) for curve, _ in _PALM_LINES]
-    depth = [d * palmar * (1 - bones.belongs("thumb", 3)) for _, d in _PALM_LINES]
+    off_thumb = 1 - bones.belongs("thumb", 3)
+    lines = [
+        torch.stack([distance, taper * depth * palmar * off_thumb])
+        for control, depth in _PALM_LINES
+        for distance, taper in [_curve(palm, width, control)]
+    ]
     return SkinMap(
         points=bones.points.contiguous(),
         grain=_grain(bones),
         dorsal=torch.maximum(bones.height, 0.85 * arm - 1),
         crease=_creases(bones, palmar),
-        lines=torch.stack([torch.stack([x, t * d]) for (x, t), d in zip(lines, depth, strict=True)]),
-        vein=_veins(palm, width, dorsal * hand_plane * (1 - bones.belongs("thumb", 3))),
+        lines=torch.stack(lines),
+        vein=_veins(palm, width, dorsal * hand_plane * off_thumb),
         knuckle=_knuckles(bones, dorsal),
         flush=_flush(bones, palm, palmar, dorsal),
         nail=_nails(bones),
@@ -191,7 +196,9 @@ def _bones(points: Tensor, normals: Tensor, joints: Tensor) -> _Bones:
 
 def _palm_coordinates(bones: _Bones) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " 2"]]:
     """Return positions in the plane of the palm, metres, and the units of the curves' points."""
-    index, middle, little = (bones.joints[JOINTS.index(f"{f}_mcp")] for f in FINGERS[1::1] if f != "ring")
+    index, middle, little = (
+        bones.joints[JOINTS.index(f"{f}_mcp")] for f in FINGERS[1::1] if f != "ring"
+    )
     along = F.normalize(middle, dim=0)
     across = index - little
     across = F.normalize(across - (across @ along) * along, dim=0)
@@ -202,7 +209,9 @@ def _palm_coordinates(bones: _Bones) -> tuple[Float[Tensor, "n 2"], Float[Tensor
 
 
 def _curve(
-    plane: Float[Tensor, "n 2"], units: Float[Tensor, " 2"], control: tuple[tuple[float, float], ...]
+    plane: Float[Tensor, "n 2"],
+    units: Float[Tensor, " 2"],
+    control: tuple[tuple[float, float], ...],
 ) -> tuple[Tensor, Tensor]:
     """Return the signed distance to a Bezier curve, and 1 along it, falling to 0 at its ends."""
     t = torch.linspace(0, 1, 33)[:, None]
@@ -210,7 +219,7 @@ def _curve(
     line = (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
     best = torch.full((len(plane),), torch.inf)
     place, sign = torch.zeros_like(best), torch.zeros_like(best)
-    for i, (start, end) in enumerate(zip(line[:-1], line[1:], strict=True)):
+    for i, (start, end) in enumerate(pairwise(line)):
         segment, offset = end - start, plane - start
         s = (offset @ segment / segment.square().sum()).clamp(0, 1)
         distance = (offset - s[:, None] * segment).norm(dim=1)
@@ -226,9 +235,9 @@ def _curve(
 def _nearest(distances: list[Tensor], strengths: list[Tensor]) -> Float[Tensor, "2 n"]:
     """Return the signed distance to whichever is nearest, and its strength."""
     # What has no strength here is far away.
-    apart = torch.stack([d.abs() + 0.02 * (s < 0.05) for d, s in zip(distances, strengths, strict=True)])
-    rows = apart.argmin(0, keepdim=True)
-    return torch.cat([torch.stack(x).gather(0, rows) for x in (distances, strengths)])
+    distance, strength = torch.stack(distances), torch.stack(strengths)
+    rows = (distance.abs() + 0.02 * (strength < 0.05)).argmin(0, keepdim=True)
+    return torch.cat([distance.gather(0, rows), strength.gather(0, rows)])
 
 
 def _creases(bones: _Bones, palmar: Tensor) -> Float[Tensor, "2 n"]:
