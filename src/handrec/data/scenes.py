@@ -25,7 +25,7 @@ SCENES_VERSION = 2
 _IMAGE_SIZE = (480, 640)
 _FOCAL = 600.0
 
-_MONK_TONES = (
+MONK_TONES = (
     "f6ede4", "f3e7db", "f7ead0", "eadaba", "d7bd96",
     "a07e56", "825c43", "604134", "3a312a", "292420",
 )  # fmt: skip
@@ -192,7 +192,7 @@ def _detect(count: int, draw: Uniform) -> tuple[Tensor, Tensor]:
 def _paint(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
     """Return skin colours: between two neighbouring Monk tones, the palm lighter and redder."""
     tones = torch.tensor(
-        [[int(tone[i : i + 2], 16) / 255 for i in (0, 2, 4)] for tone in _MONK_TONES]
+        [[int(tone[i : i + 2], 16) / 255 for i in (0, 2, 4)] for tone in MONK_TONES]
     )
     position = draw(0.0, len(tones) - 1.0, count)
     lower = position.long()
