@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from handrec.geometry.camera import project
 from handrec.types import HandBatch
 
 
@@ -54,13 +55,17 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def augment(self, batch: HandBatch) -> HandBatch:
-        """Return the batch with image, intrinsics and labels changed alike."""
+        """Return the batch with image, intrinsics and labels changed alike.
+
+        The frames of a clip (rows after each other of one sequence) are moved by the same angle,
+        scale and shift.
+        """
         count, device = len(batch.image), batch.image.device
-        angle, scale, shift_x, shift_y = (
-            2 * torch.rand(4, count, device=device) - 1
-        ) * torch.tensor([self.rotation, self.scale, self.shift, self.shift], device=device)[
-            :, None
-        ]
+        reach = torch.tensor([self.rotation, self.scale, self.shift, self.shift], device=device)
+        moves = (2 * torch.rand(4, count, device=device) - 1) * reach[:, None]
+        begins = batch.sequence[1:] != batch.sequence[:-1]
+        clip = torch.cat([begins.new_zeros(1), begins]).long().cumsum(0)
+        angle, scale, shift_x, shift_y = moves[:, clip]
         batch = turn(batch, angle, 1 + scale, torch.stack([shift_x, shift_y], dim=1))
         return batch._replace(image=self.colours(batch.image).clamp(0, 1))
 
@@ -75,7 +80,8 @@ def turn(
 
     With ``A = [[s R, b], [0, 1]]`` the warp of the crop's pixels and ``Z`` the rotation by the same
     angle about the camera's axis, a point ``X`` moves to ``Z X`` and the camera to ``A K Z^T``,
-    which is again a pinhole with square pixels if ``K`` is one: the labels stay exact.
+    which is again a pinhole with square pixels if ``K`` is one: the labels stay exact. A joint
+    that leaves the crop is no longer visible.
 
     Args:
         batch: images of equal width and height; ``K`` with fx = fy and no skew.
@@ -91,15 +97,20 @@ def turn(
     root = turn_3d @ batch.pose[:, 0]
     keypoints = batch.keypoints_2d @ warp[:, :2, :2].mT + warp[:, None, :2, 2]
     warped = _resample(torch.cat([batch.image, batch.mask], dim=1), warp)
+    joints = batch.joints_3d @ turn_3d.mT
+    # Detected keypoints may be astray: where there are true joints, they say what is in the crop.
+    exact = (batch.has_joints_3d > 0)[:, None, None]
+    where = torch.where(exact, project(joints, intrinsics), keypoints)
     return batch._replace(
         image=warped[:, :3],
         mask=warped[:, 3:] * batch.has_mask.view(-1, 1, 1, 1),
         intrinsics=intrinsics,
         keypoints_2d=keypoints,
-        joints_3d=batch.joints_3d @ turn_3d.mT,
+        joints_3d=joints,
         vertices=batch.vertices @ turn_3d.mT,
         pose=torch.cat([root[:, None], batch.pose[:, 1:]], dim=1),
         translation=translation,
+        visibility=batch.visibility * ((where >= 0) & (where < size)).all(-1),
         crop_to_image=batch.crop_to_image @ torch.linalg.inv(warp),
     )
 

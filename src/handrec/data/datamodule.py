@@ -15,11 +15,13 @@ class HandDataModule(pl.LightningDataModule, ABC):
 
     Attributes:
         name: of the data set, as reports show it.
-        description: what else tells its test split from another's of the same name.
+        description: what else tells its test splits from another's of the same name.
+        test_splits: names of the test splits, in the order of the test loaders.
     """
 
     name: str
     description: str = ""
+    test_splits: tuple[str, ...] = ("test",)
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:
@@ -30,5 +32,9 @@ class HandDataModule(pl.LightningDataModule, ABC):
         """Return the validation split, in order."""
 
     @abstractmethod
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test split, in order."""
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the test split, in order; several in a list, as ``test_splits`` names them."""
+
+    def fingerprint(self, split: str) -> str:
+        """Return what identifies a split's content, such as a hash; empty if nothing does."""
+        return ""

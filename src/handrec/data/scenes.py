@@ -1,8 +1,8 @@
-"""Random scenes of one hand: everything a synthetic image is made from, as numbers.
+"""Random scenes of one hand: where it is, how it is posed, which camera sees it; as numbers.
 
-A scene is drawn on the CPU from its seed alone, so every backend and machine renders the same
-picture from it. Skin tones are the ten orbs of the Monk Skin Tone scale (E. Monk, 2019, published
-as sRGB values); every other range is our choice and is stated where it is drawn.
+What a scene looks like is not in here but in a ``Look`` (see ``data.appearance.base``): the same
+hands can be drawn in any domain. A scene is drawn on the CPU from its seed alone, so every machine
+makes the same one. Every range is our choice and is stated where it is drawn.
 """
 
 import math
@@ -10,28 +10,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from handrec.geometry.camera import project
-from handrec.geometry.rotations import axis_angle_to_matrix
+from handrec.geometry.rotations import axis_angle_to_matrix, random_rotations
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
+from handrec.types import Camera
 
 #: Raise whenever the same seed gives another scene: caches are keyed on it.
-SCENES_VERSION = 2
+SCENES_VERSION = 3
 
 #: The full picture that crops are cut from: pixels, and a horizontal field of view of 56 degrees.
-_IMAGE_SIZE = (480, 640)
-_FOCAL = 600.0
-
-MONK_TONES = (
-    "f6ede4", "f3e7db", "f7ead0", "eadaba", "d7bd96",
-    "a07e56", "825c43", "604134", "3a312a", "292420",
-)  # fmt: skip
-
-SHAPES = 6
-WAVES = 8
+IMAGE_SIZE = (480, 640)
+FOCAL = 600.0
 
 
 class Scenes(NamedTuple):
@@ -43,17 +36,9 @@ class Scenes(NamedTuple):
         translation: metres, camera frame.
         intrinsics: of a crop of side 1 (multiply the first two rows by the crop's pixels).
         crop_to_image: from a crop of side 1 to the pixels of the full picture.
-        skin: RGB of the back of the hand.
-        palm: gain of the palm's colour over the back's.
-        waves: amplitude and phase of smooth colour variation over the surface.
-        ambient: RGB of the ambient light.
-        directional: RGB of the directional light.
-        light_direction: unit, towards the light, camera frame.
-        backdrop: a coarse and a fine grid of background colours, from which it is interpolated.
-        texture: its fine part.
-        shapes: ``(x, y, half width, half height, roundness, r, g, b)`` of shapes in the background.
-        keypoint_noise: detection noise in crops.
-        confidence: a detector would give to the noisy keypoints.
+        sequence: number of the video that the scene is a frame of; else its own number.
+        frame: its number in the video; 0 if there is none.
+        noise_seed: of what differs between frames of one look: sensor noise, detected keypoints.
     """
 
     pose: Float[Tensor, "b 16 3 3"]
@@ -61,17 +46,9 @@ class Scenes(NamedTuple):
     translation: Float[Tensor, "b 3"]
     intrinsics: Float[Tensor, "b 3 3"]
     crop_to_image: Float[Tensor, "b 3 3"]
-    skin: Float[Tensor, "b 3"]
-    palm: Float[Tensor, "b 3"]
-    waves: Float[Tensor, "b k 4"]
-    ambient: Float[Tensor, "b 3"]
-    directional: Float[Tensor, "b 3"]
-    light_direction: Float[Tensor, "b 3"]
-    backdrop: Float[Tensor, "b 3 4 4"]
-    texture: Float[Tensor, "b 3 24 24"]
-    shapes: Float[Tensor, "b s 8"]
-    keypoint_noise: Float[Tensor, "b 21 2"]
-    confidence: Float[Tensor, "b 21"]
+    sequence: Int[Tensor, " b"]
+    frame: Int[Tensor, " b"]
+    noise_seed: Int[Tensor, " b"]
 
 
 class Uniform:
@@ -88,6 +65,10 @@ class Uniform:
         """Return standard normal numbers."""
         return torch.randn(*shape, generator=self.generator)
 
+    def seeds(self, count: int) -> Int[Tensor, " count"]:
+        """Return seeds of further random numbers."""
+        return torch.randint(2**62, (count,), generator=self.generator)
+
 
 @dataclass(frozen=True)
 class Views:
@@ -102,137 +83,170 @@ class Views:
     cone: float = 180.0
     spin: float = 90.0
 
+    @property
+    def share(self) -> float:
+        """The share of all views that these are, 0 to 1."""
+        return (1 - math.cos(math.radians(self.cone))) / 2 * min(self.spin / 90, 1.0)
+
+    def include(self, rotation: Float[Tensor, "b 3 3"]) -> Bool[Tensor, " b"]:
+        """Say which global rotations are among these views."""
+        lean, turn = lean_and_turn(rotation)
+        side = torch.remainder(turn + math.pi / 2, math.pi) - math.pi / 2  # palm or back
+        tilt = torch.linalg.vector_norm(lean, dim=1)
+        inside: Tensor = (tilt <= math.radians(self.cone)) & (side.abs() <= math.radians(self.spin))
+        return inside
+
 
 EVERY_VIEW = Views()
 
 
-def sample_scenes(hand: HandModel, count: int, seed: int, views: Views = EVERY_VIEW) -> Scenes:
-    """Return ``count`` scenes; the same seed gives the same scenes.
+def sample_scenes(
+    hand: HandModel, count: int, seed: int, views: Views = EVERY_VIEW, outside: bool = False
+) -> Scenes:
+    """Return ``count`` scenes, numbered from 0; the same seed gives the same scenes.
 
     Args:
-        hand: the model whose poses, shapes and surface are drawn.
+        hand: the model whose poses, shapes and surface are used.
         count: rows of the table.
         seed: of all randomness.
         views: from which the hands are seen.
+        outside: from which they are not seen: every other view instead, uniformly.
     """
     generator = torch.Generator().manual_seed(seed)
     draw = Uniform(generator)
     pose = PoseSampler(hand).sample(count, generator)
-    pose[:, 0] = _look(count, views, draw)
-    betas = draw.normal(count, 10).clamp(-2.5, 2.5)
-    translation, intrinsics, crop_to_image = _place(hand, pose, betas, draw)
-    noise, confidence = _detect(count, draw)
-    skin, palm, waves = _paint(count, draw)
-    ambient, directional, direction = _light(count, draw, skin)
-    backdrop, texture, shapes = _background(count, draw, skin)
+    pose[:, 0] = _views_outside(count, views, generator) if outside else _views(count, views, draw)
+    betas = sample_betas(count, draw)
+    depth = draw(0.35, 0.9, count, 1)
+    centre = torch.cat([draw(-0.25, 0.25, count, 2) * depth, depth], dim=1)
+    margin, shift = sample_crops(count, draw)
+    translation, boxes = place(hand, pose, betas, centre)
+    intrinsics, crop_to_image = cut(boxes, margin, shift)
+    number = torch.arange(count)
     return Scenes(
-        pose, betas, translation, intrinsics, crop_to_image, skin, palm, waves,
-        ambient, directional, direction, backdrop, texture, shapes, noise, confidence,
+        pose, betas, translation, intrinsics, crop_to_image, number, torch.zeros_like(number),
+        draw.seeds(count),
     )  # fmt: skip
 
 
-def _look(count: int, views: Views, draw: Uniform) -> Float[Tensor, "b 3 3"]:
-    """Return global rotations: fingers uniform on a cap about up, palm or back to the camera."""
-    zero = torch.zeros(count)
+def sample_betas(count: int, draw: Uniform) -> Float[Tensor, "b 10"]:
+    """Return shapes: normal, cut off at 2.5 standard deviations."""
+    return draw.normal(count, 10).clamp(-2.5, 2.5)
+
+
+def sample_crops(count: int, draw: Uniform) -> tuple[Float[Tensor, "b 1"], Float[Tensor, "b 2"]]:
+    """Return how crops miss the hand's box: 1.15 to 1.5 times its longer side, 8 % off centre."""
+    return draw(1.15, 1.5, count, 1), draw(-0.08, 0.08, count, 2)
+
+
+def rotation_of(lean: Float[Tensor, "b 2"], turn: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:
+    """Return global rotations: an upright hand, turned about its fingers, then leaning.
+
+    Args:
+        lean: ``(x, z)`` of the rotation vector, radians, that takes up to the fingers.
+        turn: about the vertical, radians; 0 shows the palm, pi the back.
+    """
+    zero = torch.zeros_like(turn)
+    spin = axis_angle_to_matrix(torch.stack([zero, turn, zero], dim=1))
+    tilt = axis_angle_to_matrix(torch.stack([lean[:, 0], zero, lean[:, 1]], dim=1))
+    return tilt @ spin @ _facing()
+
+
+def lean_and_turn(
+    rotation: Float[Tensor, "b 3 3"],
+) -> tuple[Float[Tensor, "b 2"], Float[Tensor, " b"]]:
+    """Return what :func:`rotation_of` makes a rotation of; singular where fingers point down."""
+    fingers = -rotation[:, :, 0]
+    tilt = torch.acos((-fingers[:, 1]).clamp(-1, 1))
+    # up x fingers, with up = (0, -1, 0): the axis that the hand leans about
+    axis = torch.stack([-fingers[:, 2], fingers[:, 0]], dim=1)
+    lean = torch.nn.functional.normalize(axis, dim=1) * tilt[:, None]
+    zero = torch.zeros_like(tilt)
+    leaning = axis_angle_to_matrix(torch.stack([lean[:, 0], zero, lean[:, 1]], dim=1))
+    spin = leaning.mT @ rotation @ _facing().mT.to(rotation)
+    return lean, torch.atan2(spin[:, 0, 2], spin[:, 0, 0])
+
+
+def _facing() -> Float[Tensor, "3 3"]:
+    """Return the rotation of an upright hand that shows its palm."""
     # Fingers from -x to up (-y), then the palm, now at +x, to the camera (-z).
     upright = axis_angle_to_matrix(torch.tensor([0.0, 0.0, math.pi / 2]))
-    facing = axis_angle_to_matrix(torch.tensor([0.0, math.pi / 2, 0.0])) @ upright
+    return axis_angle_to_matrix(torch.tensor([0.0, math.pi / 2, 0.0])) @ upright
+
+
+def _views(count: int, views: Views, draw: Uniform) -> Float[Tensor, "b 3 3"]:
+    """Return global rotations: fingers uniform on a cap about up, palm or back to the camera."""
     reach = math.radians(views.spin)
     turn = draw(-reach, reach, count) + math.pi * (draw(0.0, 1.0, count) < 0.5)
-    spin = torch.stack([zero, turn, zero], dim=1)
     tilt = torch.acos(draw(math.cos(math.radians(views.cone)), 1.0, count))
     azimuth = draw(-math.pi, math.pi, count)
-    lean = torch.stack([azimuth.cos(), zero, azimuth.sin()], dim=1) * tilt[:, None]
-    return axis_angle_to_matrix(lean) @ axis_angle_to_matrix(spin) @ facing
+    lean = torch.stack([azimuth.cos(), azimuth.sin()], dim=1) * tilt[:, None]
+    return rotation_of(lean, turn)
 
 
-def _place(
-    hand: HandModel, pose: Tensor, betas: Tensor, draw: Uniform, chunk: int = 512
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Put each hand before the camera and cut a jittered crop around it.
+def _views_outside(count: int, views: Views, generator: torch.Generator) -> Float[Tensor, "b 3 3"]:
+    """Return uniform rotations that are not among the views."""
+    kept, missing = [torch.empty(0, 3, 3)], count
+    while missing > 0:
+        rotations = random_rotations(int(missing / (1 - views.share)) + 16, generator)
+        kept.append(rotations[~views.include(rotations)][:missing])
+        missing -= len(kept[-1])
+    return torch.cat(kept)
 
-    0.35 to 0.9 m away, up to 14 degrees off the axis each way; the crop is 1.15 to 1.5 times the
-    longer side of the hand's box, and its centre is off by up to 8 % of that.
+
+def place(
+    hand: HandModel, pose: Tensor, betas: Tensor, centre: Float[Tensor, "b 3"], chunk: int = 512
+) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b 2 2"]]:
+    """Return translations that put hands at places, and their boxes in the full picture.
+
+    Args:
+        hand: the model.
+        pose: of the hands.
+        betas: of the hands.
+        centre: where the mean of the vertices goes, metres, camera frame.
+        chunk: hands that are decoded at a time.
+
+    Returns:
+        Translations, and the least and greatest pixel of the hands.
     """
-    count = len(pose)
-    focal = torch.tensor(
-        [[_FOCAL, 0, _IMAGE_SIZE[1] / 2], [0, _FOCAL, _IMAGE_SIZE[0] / 2], [0, 0, 1.0]]
-    )
-    depth = draw(0.35, 0.9, count, 1)
-    centre = torch.cat([draw(-0.25, 0.25, count, 2) * depth, depth], dim=1)
-    margin, shift = draw(1.15, 1.5, count, 1), draw(-0.08, 0.08, count, 2)
-    translation, boxes = torch.empty(count, 3), torch.empty(count, 2, 2)
-    for rows in torch.arange(count).split(chunk):
+    translation, boxes = torch.empty(len(pose), 3), torch.empty(len(pose), 2, 2)
+    for rows in torch.arange(len(pose)).split(chunk):
         origin = torch.zeros(len(rows), 3)
         vertices = hand.decode(pose[rows], betas[rows], origin).vertices
         translation[rows] = centre[rows] - vertices.mean(1)
-        pixels = project(vertices + translation[rows, None], focal.expand(len(rows), 3, 3))
+        pixels = project(
+            vertices + translation[rows, None], full_intrinsics().expand(len(rows), 3, 3)
+        )
         boxes[rows] = torch.stack([pixels.amin(1), pixels.amax(1)], dim=1)
+    return translation, boxes
+
+
+def cut(
+    boxes: Float[Tensor, "b 2 2"], margin: Float[Tensor, "b 1"], shift: Float[Tensor, "b 2"]
+) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3 3"]]:
+    """Return the intrinsics and the ``crop_to_image`` of square crops of side 1 around boxes.
+
+    Args:
+        boxes: least and greatest pixel of each hand.
+        margin: side of the crop, in longer sides of the box.
+        shift: of the crop's centre, in sides of the crop.
+    """
     side = (boxes[:, 1] - boxes[:, 0]).amax(1, keepdim=True) * margin
     corner = boxes.mean(1) + (shift - 0.5) * side
-    crop_to_image = torch.zeros(count, 3, 3)
+    crop_to_image = torch.zeros(len(boxes), 3, 3)
     crop_to_image[:, 0, 0] = crop_to_image[:, 1, 1] = side[:, 0]
     crop_to_image[:, :2, 2] = corner
     crop_to_image[:, 2, 2] = 1
-    return translation, torch.linalg.inv(crop_to_image) @ focal, crop_to_image
+    return torch.linalg.inv(crop_to_image) @ full_intrinsics(), crop_to_image
 
 
-def _detect(count: int, draw: Uniform) -> tuple[Tensor, Tensor]:
-    """Return 2D noise in crops, and confidences that follow it, though not perfectly.
-
-    Most keypoints are 0.5 to 3 % of the crop off; 5 % are outliers of 15 %.
-    """
-    sigma = draw(0.005, 0.03, count, 1) * draw(0.5, 1.5, count, 21)
-    sigma = torch.where(draw(0.0, 1.0, count, 21) < 0.05, 0.15, sigma)
-    noise = draw.normal(count, 21, 2) * sigma[..., None]
-    confidence = torch.exp(-sigma / 0.04) + 0.1 * draw.normal(count, 21)
-    return noise, confidence.clamp(0, 1)
+def full_intrinsics() -> Float[Tensor, "3 3"]:
+    """Return ``K`` of the full picture, pixels."""
+    height, width = IMAGE_SIZE
+    return torch.tensor([[FOCAL, 0, width / 2], [0, FOCAL, height / 2], [0, 0, 1.0]])
 
 
-def _paint(count: int, draw: Uniform) -> tuple[Tensor, Tensor, Tensor]:
-    """Return skin colours: between two neighbouring Monk tones, the palm lighter and redder."""
-    tones = torch.tensor(
-        [[int(tone[i : i + 2], 16) / 255 for i in (0, 2, 4)] for tone in MONK_TONES]
-    )
-    position = draw(0.0, len(tones) - 1.0, count)
-    lower = position.long()
-    skin = torch.lerp(tones[lower], tones[lower + 1], (position - lower)[:, None])
-    skin = (skin * draw(0.95, 1.05, count, 3)).clamp(0.02, 0.98)
-    palm = 1 + draw(0.0, 0.35, count, 1) * torch.tensor([1.0, 0.75, 0.7])
-    waves = torch.cat(
-        [draw(-0.04, 0.04, count, WAVES, 3), draw(0.0, 2 * math.pi, count, WAVES, 1)], dim=2
-    )
-    return skin, palm, waves
-
-
-def _light(count: int, draw: Uniform, skin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ambient and directional light, from anywhere but far behind the hand."""
-    tint = 1 + draw(-0.06, 0.06, count, 3)
-    # A camera exposes for what it looks at, in part: dark skin is not drawn black.
-    tint = tint * (0.45 / skin.mean(1, keepdim=True)) ** 0.35
-    ambient = draw(0.4, 0.9, count, 1)
-    directional = (1.1 - ambient) * draw(0.7, 1.2, count, 1) * tint
-    direction = draw.normal(count, 3)
-    direction[:, 2] = -direction[:, 2].abs() + 0.3
-    return ambient * tint, directional, torch.nn.functional.normalize(direction, dim=1)
-
-
-def _background(count: int, draw: Uniform, skin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the colours of a blurry backdrop with shapes before it, a third of them skin-like."""
-    backdrop = draw(0.15, 0.85, count, 1, 1, 1) + draw(-0.12, 0.12, count, 3, 1, 1)
-    contrast = draw(0.02, 0.25, count, 1, 1, 1)
-    backdrop = backdrop + contrast * _greyish(draw, count, 4)
-    texture = draw(0.0, 0.1, count, 1, 1, 1) * _greyish(draw, count, 24)
-    colour = draw(0.0, 1.0, count, SHAPES, 1) + draw(-0.2, 0.2, count, SHAPES, 3)
-    like_skin = draw(0.0, 1.0, count, SHAPES, 1) < 1 / 3
-    colour = torch.where(like_skin, skin[:, None] * draw(0.7, 1.2, count, SHAPES, 1), colour)
-    half = draw(0.03, 0.3, count, SHAPES, 2)
-    half *= (draw(0.0, 1.0, count, SHAPES, 1) < 0.5).float()  # a shape of no size is not drawn
-    place = draw(0.0, 1.0, count, SHAPES, 2)
-    shapes = torch.cat([place, half, draw(0.0, 1.0, count, SHAPES, 1), colour], dim=2)
-    return backdrop, texture, shapes
-
-
-def _greyish(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
-    """Return normal noise that differs little between colours, as in pictures of real things."""
-    return draw.normal(count, 1, side, side) + 0.3 * draw.normal(count, 3, side, side)
+def scene_camera(scenes: Scenes, size: int) -> Camera:
+    """Return the camera of crops of ``size`` pixels."""
+    scale = scenes.intrinsics.new_tensor([size, size, 1.0])
+    return Camera(scenes.intrinsics * scale[:, None], (size, size))

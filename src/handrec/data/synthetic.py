@@ -1,67 +1,53 @@
 """Synthetic hands: needs no data set, no licence and no network."""
 
-import hashlib
-import os
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
-from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from handrec.data.appearance.base import Appearance
+from handrec.data.appearance.plain import Plain
 from handrec.data.augment import Augmentation
+from handrec.data.clips import Clip, PicturesAndClips
 from handrec.data.datamodule import HandDataModule
-from handrec.data.drawing import draw_scenes, scene_camera
-from handrec.data.scenes import EVERY_VIEW, SCENES_VERSION, Scenes, Views, sample_scenes
+from handrec.data.detector import PRESETS, Detector, estimate_blur
+from handrec.data.scenes import EVERY_VIEW, Scenes, Views, scene_camera
+from handrec.data.splits import SPLITS, SplitMaker
+from handrec.data.tables import SceneBatch, SceneTable
 from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.render.base import Rasterizer
-from handrec.types import Hand, HandBatch
-
-Split = Literal["train", "val", "test"]
-
-#: Scenes are sampled and drawn so many at a time; a split's seed and the block's number seed each.
-_BLOCK = 512
-
-
-class SceneBatch(NamedTuple):
-    """What travels to the device.
-
-    Attributes:
-        scenes: the scenes.
-        picture: their images and masks as bytes if they were drawn before, else empty.
-        number: of each scene in its split.
-    """
-
-    scenes: Scenes
-    picture: Tensor
-    number: Int[Tensor, " b"]
+from handrec.types import HandBatch
 
 
 class SyntheticHands(HandDataModule):
-    """Random hands before random backgrounds, drawn by the suite's own rasterizer.
+    """Random hands in random pictures, drawn by the suite's own rasterizer.
 
-    Splits are seeded and disjoint. With ``cached`` the pictures are drawn once and kept on disk
-    (for CPUs); otherwise every batch is drawn on the device.
+    Splits (``data.splits``, docs/data.md) are seeded and disjoint. With ``cached`` the pictures
+    are drawn once and kept on disk (for CPUs); otherwise every batch is drawn on the device.
 
     Args:
         hand: the hand model drawn.
         rasterizer: draws.
         image_size: side of the crops, pixels.
         batch_size: of every split.
-        train_size: scenes of the split; the same for ``val_size`` and ``test_size``.
+        train_size: pictures of the split; the same for ``val_size``.
         val_size: see ``train_size``.
-        test_size: see ``train_size``.
+        test_size: pictures of each test split.
         augmentation: of training batches; None for none.
-        views: from which the hands are seen.
-        keypoints: ``exact`` projections, or ``detected`` ones with noise and confidences.
+        views: from which the hands are seen, but for ``test_hard_views``.
+        appearance: what the pictures look like; None for ``Plain``.
+        shifted: what those of ``test_shift`` look like.
+        test_splits: to evaluate on: ``test``, ``test_hard_views``, ``test_shift``, ``video``.
+        video_sequences: of the split ``video``; training clips come from others, which have about
+            as many frames as ``train_size``.
+        video_frames: of each sequence, 30 a second.
+        clip: of training batches; None for single pictures only.
+        detector: whose 2D keypoints are given: its faults, or ``exact``, ``typical`` or ``noisy``;
+            None is ``exact``.
         cached: draw once and keep the pictures.
         cache_dir: where scenes and pictures are kept.
         seed: of the splits.
@@ -81,7 +67,13 @@ class SyntheticHands(HandDataModule):
         test_size: int = 1_000,
         augmentation: Augmentation | None = None,
         views: Views = EVERY_VIEW,
-        keypoints: Literal["exact", "detected"] = "exact",
+        appearance: Appearance | None = None,
+        shifted: Appearance | None = None,
+        test_splits: tuple[str, ...] = ("test",),
+        video_sequences: int = 32,
+        video_frames: int = 60,
+        clip: Clip | None = None,
+        detector: Detector | Literal["exact", "typical", "noisy"] | None = None,
         cached: bool = False,
         cache_dir: str = ".cache/synthetic",
         seed: int = 0,
@@ -92,84 +84,101 @@ class SyntheticHands(HandDataModule):
             raise UserError(
                 f"batch_size {batch_size} must lie between 1 and train_size {train_size}"
             )
-        if min(image_size, val_size, test_size) < 1:
-            raise UserError("image_size, val_size and test_size must be at least 1")
+        if min(image_size, val_size, test_size, video_sequences, video_frames) < 1:
+            raise UserError("image_size and the sizes of all splits must be at least 1")
+        videos = max(1, train_size // video_frames)
+        rows = dict.fromkeys(SPLITS, test_size) | {
+            "train": train_size,
+            "val": val_size,
+            "video": video_sequences * video_frames,
+            "train_video": videos * video_frames,
+        }
+        appearance = appearance or Plain()
+        self.maker = SplitMaker(
+            hand, rasterizer, image_size, rows, video_frames, views, appearance, shifted, cached,
+            Path(cache_dir), seed,
+        )  # fmt: skip
+        self.maker.check(test_splits)
         self.hand = hand
-        self.rasterizer = rasterizer
         self.image_size = image_size
         self.batch_size = batch_size
-        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self.augmentation = augmentation
-        self.views = views
-        self.keypoints = keypoints
-        self.cached = cached
-        self.cache_dir = Path(cache_dir)
-        self.seed = seed
+        self.test_splits = tuple(test_splits)
+        self.clip = clip
+        self.detector = PRESETS[detector] if isinstance(detector, str) else detector
         self.num_workers = num_workers
-        self.tables: dict[Split, SceneTable] = {}
+        self.tables: dict[str, SceneTable] = {}
         self.description = (
-            f"{image_size} px; fingers within {views.cone:g} degrees of up,"
+            f"{image_size} px; {appearance.name}; fingers within {views.cone:g} degrees of up,"
             f" palm or back within {views.spin:g} of the camera"
         )
 
     def prepare_data(self) -> None:
         """Sample the scenes, and draw them if they are to be cached, once per configuration.
 
-        An evaluation needs its own split only.
+        Only what the stage needs; without a trainer, everything.
         """
-        stage = None if self.trainer is None else self.trainer.state.fn
-        needed: dict[str, tuple[Split, ...]] = {"test": ("test",), "validate": ("val",)}
-        for split in needed.get(stage.value if stage else "fit", ("train", "val", "test")):
-            if not self._file(split).exists():
-                self._build(split)
+        state = None if self.trainer is None else self.trainer.state.fn
+        for split in self._needed(state.value if state else ""):
+            self.maker.make(split)
 
     def setup(self, stage: str) -> None:
         """Map the splits of a stage into memory."""
-        wanted: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in wanted.get(stage, ("test",)):
-            path = self._file(split)
-            try:
-                self.tables[split] = SceneTable(load_file(path))
-            except SafetensorError as error:
-                raise UserError(
-                    f"{path} is damaged ({error}): delete it and start again"
-                ) from error
+        for split in self._needed(stage):
+            first = self.maker.rows["train"] if split == "train_video" else 0  # numbers stay unique
+            self.tables[split] = SceneTable.read(self.maker.path(split), first)
+
+    def fingerprint(self, split: str) -> str:
+        """Return the SHA-256 of a split's scenes and looks, once it is set up."""
+        return self.tables[split].fingerprint if split in self.tables else ""
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training split, shuffled; incomplete batches are dropped."""
-        return self._loader("train", shuffle=True)
+        table = self.tables["train"]
+        if self.clip is None:
+            return self._loader(table, self.batch_size, shuffle=True)
+        clips = self.clip.per_batch(self.batch_size)
+        videos = self.tables["train_video"]
+        mixed = PicturesAndClips(table, videos, self.maker.frames, self.clip, clips)
+        return self._loader(mixed, self.batch_size - clips * self.clip.length, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation split, in order."""
-        return self._loader("val")
+        return self._loader(self.tables["val"], self.batch_size)
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test split, in order."""
-        return self._loader("test")
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the test split, in order; several in a list."""
+        loaders = [self._loader(self.tables[name], self.batch_size) for name in self.test_splits]
+        return loaders if len(loaders) > 1 else loaders[0]
 
     def on_after_batch_transfer(self, batch: SceneBatch, dataloader_idx: int) -> HandBatch:
         """Draw the scenes on their device, label them, and augment them in training."""
-        labelled = self.label(batch)
+        testing = self.trainer is not None and self.trainer.testing
+        labelled = self.label(batch, self.test_splits[dataloader_idx] if testing else "train")
         if self.augmentation is not None and self.trainer is not None and self.trainer.training:
             labelled = self.augmentation.to(labelled.image.device).augment(labelled)
         return labelled
 
     @torch.no_grad()
-    def label(self, batch: SceneBatch) -> HandBatch:
-        """Return the images with their exact labels."""
-        scenes = batch.scenes
-        posed = self._pose(scenes)
-        if batch.picture.numel():
-            picture = batch.picture.float() / 255
+    def label(self, batch: SceneBatch, split: str = "train") -> HandBatch:
+        """Return the images with their exact labels and detected keypoints.
+
+        Args:
+            batch: of a table.
+            split: whose appearance is drawn, where pictures are not kept.
+        """
+        scenes, posed = batch.scenes, self.maker.pose(batch.scenes)
+        if batch.drawn.picture.numel():
+            picture = batch.drawn.picture.float() / 255
             image, mask = picture[:, :3], picture[:, 3:]
+            visibility = batch.drawn.visibility.float()
         else:
-            image, mask = draw_scenes(scenes, posed, self.hand, self.rasterizer, self.image_size)
+            drawn = self.maker.draw(split, scenes, posed, batch.look)
+            image, mask, visibility = drawn.image, drawn.mask, drawn.visibility
         camera = scene_camera(scenes, self.image_size)
-        keypoints, confidence = project(posed.joints, camera.intrinsics), scenes.confidence
-        if self.keypoints == "detected":
-            keypoints = keypoints + scenes.keypoint_noise * self.image_size
-        else:
-            confidence = torch.ones_like(confidence)
+        keypoints, confidence = self._detect(
+            project(posed.joints, camera.intrinsics), visibility, image, scenes
+        )
         present = torch.ones_like(scenes.pose[:, 0, 0, 0])
         to_crop = scenes.crop_to_image.new_tensor([1 / self.image_size, 1 / self.image_size, 1.0])
         return HandBatch(
@@ -188,23 +197,45 @@ class SyntheticHands(HandDataModule):
             has_pose=present,
             has_mask=present,
             is_left=torch.zeros_like(present),
-            visibility=torch.zeros_like(confidence),
-            has_visibility=torch.zeros_like(present),
+            visibility=visibility,
+            has_visibility=present,
             sample_id=batch.number,
-            sequence=batch.number,
-            frame=torch.zeros_like(batch.number),
+            sequence=scenes.sequence,
+            frame=scenes.frame,
             crop_to_image=scenes.crop_to_image * to_crop,
         )
 
-    def _pose(self, scenes: Scenes) -> Hand:
-        self.hand.to(scenes.pose.device)
-        self.rasterizer.to(scenes.pose.device)
-        return self.hand.decode(scenes.pose, scenes.betas, scenes.translation)
+    def _detect(
+        self, keypoints: Tensor, visibility: Tensor, image: Tensor, scenes: Scenes
+    ) -> tuple[Tensor, Tensor]:
+        """Return keypoints in the crop and their confidences.
 
-    def _loader(self, split: Split, shuffle: bool = False) -> DataLoader[Any]:
+        A detector runs on the full picture: how well it resolves a hand, and so its noise, does
+        not depend on the crop's resolution.
+        """
+        if self.detector is None:
+            return keypoints, torch.ones_like(visibility)
+        zoom = scenes.crop_to_image[:, 0, 0] / self.image_size
+        found, confidence = self.detector.detect(
+            keypoints * zoom[:, None, None],
+            visibility,
+            estimate_blur(image) * zoom,
+            scenes.noise_seed,
+        )
+        return found / zoom[:, None, None], confidence
+
+    def _needed(self, stage: str) -> tuple[str, ...]:
+        """Return the splits of a stage: fit, validate, test; of any other, all of them."""
+        train = ("train", "val") if self.clip is None else ("train", "val", "train_video")
+        stages = {"fit": train, "validate": ("val",), "test": self.test_splits}
+        return stages.get(stage, (*train, *self.test_splits))
+
+    def _loader(
+        self, table: Dataset[SceneBatch], batch_size: int, shuffle: bool = False
+    ) -> DataLoader[Any]:
         return DataLoader(
-            self.tables[split],
-            batch_size=self.batch_size,
+            table,
+            batch_size=batch_size,
             shuffle=shuffle,
             drop_last=shuffle,
             num_workers=self.num_workers,
@@ -212,79 +243,7 @@ class SyntheticHands(HandDataModule):
             collate_fn=_as_is,
         )
 
-    def _file(self, split: Split) -> Path:
-        """Name the split's file by everything that its content depends on."""
-        surface = hashlib.sha256(self.hand.template.cpu().numpy().tobytes()).hexdigest()[:8]
-        parts = [
-            SCENES_VERSION,
-            split,
-            self.sizes[split],
-            self.seed,
-            surface,
-            self.views.cone,
-            self.views.spin,
-        ]
-        parts += [self.image_size] if self.cached else []
-        return self.cache_dir / ("-".join(str(part) for part in parts) + ".safetensors")
-
-    def _build(self, split: Split) -> None:
-        """Sample and draw a split; the file appears under its name only when it is complete."""
-        blocks: list[dict[str, Tensor]] = []
-        starts = range(0, self.sizes[split], _BLOCK)
-        what = f"drawing {self.sizes[split]:,} {split} images" if self.cached else f"{split} scenes"
-        for start in track(starts, description=what, transient=True):
-            count = min(_BLOCK, self.sizes[split] - start)
-            seed = _block_seed(self.seed, split, start)
-            scenes = sample_scenes(self.hand, count, seed, self.views)
-            block = scenes._asdict()
-            if self.cached:
-                block["picture"] = self._draw(scenes)
-            blocks.append(block)
-        table = {key: torch.cat([block[key] for block in blocks]).contiguous() for key in blocks[0]}
-        path = self._file(split)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(table, partial)
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write the synthetic data to {path.parent}: {error}") from error
-        finally:
-            with suppress(OSError):  # its folder may be what could not be made
-                partial.unlink(missing_ok=True)
-
-    def _draw(self, scenes: Scenes, chunk: int = 64) -> Tensor:
-        """Return images and masks as bytes, ``(B, 4, H, W)``."""
-        pictures = []
-        for rows in torch.arange(len(scenes.pose)).split(chunk):
-            part = Scenes(*(column[rows] for column in scenes))
-            drawn = draw_scenes(part, self._pose(part), self.hand, self.rasterizer, self.image_size)
-            pictures.append((torch.cat(drawn, dim=1) * 255).round().to(torch.uint8))
-        return torch.cat(pictures)
-
-
-class SceneTable(Dataset[SceneBatch]):
-    """The scenes of a split; a whole batch is fetched at once, by its indices."""
-
-    def __init__(self, columns: dict[str, Tensor]) -> None:
-        self.picture = columns.pop("picture", None)
-        self.scenes = Scenes(**columns)
-
-    def __len__(self) -> int:
-        return len(self.scenes.pose)
-
-    def __getitems__(self, indices: Sequence[int]) -> SceneBatch:
-        """Return the scenes of the given indices as one batch."""
-        index = torch.as_tensor(indices)
-        picture = torch.empty(0) if self.picture is None else self.picture[index]
-        return SceneBatch(Scenes(*(column[index] for column in self.scenes)), picture, index)
-
 
 def _as_is(batch: Any) -> Any:
     """Keep what ``__getitems__`` returned: it is a batch already."""
     return batch
-
-
-def _block_seed(seed: int, split: str, start: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{split}/{start}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")

@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from handrec.data.appearance.monk import MONK_TONES
 from handrec.data.appearance.noise import noise
 from handrec.data.appearance.skin_map import SkinMap, map_skin, step
-from handrec.data.scenes import MONK_TONES, Uniform
+from handrec.data.scenes import Uniform
 from handrec.hand.base import HandModel
 from handrec.render.atlas import bake_atlas
 from handrec.render.colour import lab_to_srgb, srgb_to_lab
