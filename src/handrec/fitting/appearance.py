@@ -1,6 +1,5 @@
 """Texture and light of one hand as parameters."""
 
-import math
 from typing import Self
 
 import torch
@@ -20,6 +19,9 @@ LEVEL_SIGMA = (0.3, 0.1, 0.1, 0.1, 0.1)
 #: Brightness at the start: of the ambient and of the directional light, and where that is.
 AMBIENT, DIRECTIONAL, DIRECTION = 0.6, 0.5, (-0.3, -0.5, -0.8)
 
+#: Largest channel of the texture's colour at the start.
+BRIGHTEST = 0.75
+
 #: Standard deviation of the logarithm of a light's brightness.
 LIGHT_SIGMA = 0.3
 
@@ -33,11 +35,19 @@ class Appearance(nn.Module):
         colour: RGB in [0, 1] of the hand as the photo shows it, the texture's start.
     """
 
+    base: Float[Tensor, "1 3 1 1"]
+    start: Float[Tensor, " 2"]
+
     def __init__(self, colour: Float[Tensor, " 3"]) -> None:
         super().__init__()
-        base = (colour / (AMBIENT + DIRECTIONAL / 2)).clamp(0.02, 0.98)
+        lit = AMBIENT + DIRECTIONAL / 2
+        # An overexposed photo gets a brighter light: no skin is white.
+        exposure = (colour.max() / (BRIGHTEST * lit)).clamp(min=1)
+        base = colour / (exposure * lit)
         self.register_buffer("base", base[None, :, None, None])
         self.levels = nn.ParameterList(base.new_zeros(1, 3, width, width) for width in LEVELS)
+        start = torch.tensor([AMBIENT, DIRECTIONAL]).to(base) * exposure
+        self.register_buffer("start", start)
         self.brightness = nn.Parameter(base.new_zeros(2))
         self.direction = nn.Parameter(base.new_tensor([DIRECTION]))
 
@@ -52,8 +62,7 @@ class Appearance(nn.Module):
 
     def light(self) -> Light:
         """Return the light."""
-        start = self.brightness.new_tensor([AMBIENT, DIRECTIONAL])
-        ambient, directional = (start * self.brightness.exp())[:, None, None].expand(2, 1, 3)
+        ambient, directional = (self.start * self.brightness.exp())[:, None, None].expand(2, 1, 3)
         return Light(ambient, directional, F.normalize(self.direction, dim=-1))
 
     def energy(self) -> Float[Tensor, ""]:

@@ -31,7 +31,7 @@ class PhotometricWeights:
     """
 
     photo: float = 60.0
-    silhouette: float = 200.0
+    silhouette: float = 400.0
     appearance: float = 1.0
     sigma: float = 0.1
     keypoint_sigma: float = 0.015
@@ -44,8 +44,9 @@ Watch = Callable[[int, HandParameters, Appearance], None]
 class PhotometricFit:
     """Gradient descent on a photo through the rasterizer.
 
-    The rendering stands before what the photo might show without the hand where the hand is now,
-    and before the photo itself elsewhere: covering too much and covering too little both cost.
+    Rendering and photo are compared where the photo shows the hand, the rendering standing before
+    a guess of what is behind: leaving hand uncovered costs what the two differ by. Elsewhere only
+    the silhouette counts, or the texture would learn the background that a misplaced hand covers.
 
     Args:
         hand: any hand model with UV coordinates.
@@ -122,7 +123,7 @@ class PhotometricFit:
         """
         free = parameters.free()
         groups = [
-            {"params": list(free), "lr": 0.01},
+            {"params": list(free), "lr": 0.02},
             {"params": list(appearance.parameters()), "lr": 0.02},
         ]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
@@ -146,21 +147,21 @@ class PhotometricFit:
         target: HandBatch,
     ) -> Float[Tensor, ""]:
         """Return the sum of all energies."""
-        behind = torch.where(segments.hand > 0, segments.behind, target.image)
         light = appearance.light()
-        drawn = self.render(parameters, appearance.texture(), light, target.camera, behind)
-        area = (segments.hand * segments.weight).sum().clamp(min=1)
+        drawn = self.render(parameters, appearance.texture(), light, target.camera, segments.behind)
+        known = segments.hand * segments.weight
+        area = known.sum().clamp(min=1)
         sigma = self.weights.sigma
         squared = ((drawn.image - target.image) / sigma).square().sum(1, keepdim=True)
-        difference = ((1 + squared).sqrt() - 1) * segments.weight
+        difference = ((1 + squared).sqrt() - 1) * known
         outline = (drawn.mask - segments.hand).square() * segments.weight
         joints = parameters.decode(self.hand, target.camera).joints
-        known = keypoint_energy(joints, target, self.weights.keypoint_sigma)
+        near = keypoint_energy(joints, target, self.weights.keypoint_sigma)
         return (
             self.weights.photo * difference.sum() / area
             + self.weights.silhouette * outline.sum() / area
             + self.weights.appearance * appearance.energy()
-            + (known + self.prior.energy(parameters, joints)).sum()
+            + (near + self.prior.energy(parameters, joints)).sum()
         )
 
 
