@@ -34,11 +34,11 @@ class PhotometricWeights:
     silhouette: float = 400.0
     appearance: float = 1.0
     sigma: float = 0.1
-    keypoint_sigma: float = 0.015
+    keypoint_sigma: float = 0.012
 
 
-#: Called with the step, the hand and its appearance.
-Watch = Callable[[int, HandParameters, Appearance], None]
+#: Called with the number of steps done and the hand.
+Watch = Callable[[int, HandParameters], None]
 
 
 class PhotometricFit:
@@ -84,23 +84,27 @@ class PhotometricFit:
             background=background,
         )
 
-    def start(
-        self, parameters: HandParameters, target: HandBatch
-    ) -> tuple[Appearance, Segments]:
-        """Return a plain appearance in the photo's colour, and the photo's segments."""
-        with torch.no_grad():
-            posed = parameters.decode(self.hand, target.camera)
-            drawn = render_lit(
-                self.rasterizer, posed.vertices, self.hand.faces, _no_light(posed.vertices),
-                target.camera,
-            )  # fmt: skip
-            joints = project(posed.joints, target.intrinsics)[0]
-            side = float(box_side(target.keypoints_2d, target.confidence))
-            segments = segment(target, drawn.mask, joints, side)
-            chosen = (drawn.mask * segments.hand * segments.weight)[0, 0] > 0
-            pixels = target.image[0].permute(1, 2, 0)[chosen]
-            skin = pixels.median(0).values if len(pixels) else target.image.new_full((3,), 0.6)
-        return Appearance(skin).to(skin.device), segments
+    @torch.no_grad()
+    def segment(self, parameters: HandParameters, target: HandBatch) -> Segments:
+        """Return the photo's segments, looked for around the hand."""
+        posed = parameters.decode(self.hand, target.camera)
+        joints = project(posed.joints, target.intrinsics)[0]
+        side = float(box_side(target.keypoints_2d, target.confidence))
+        return segment(target, self._mask(parameters, target.camera), joints, side)
+
+    @torch.no_grad()
+    def plain_appearance(self, parameters: HandParameters, target: HandBatch) -> Appearance:
+        """Return the median colour of the photo where the hand is, under a common light."""
+        chosen = self._mask(parameters, target.camera)[0, 0] > 0
+        pixels = target.image[0].permute(1, 2, 0)[chosen]
+        skin = pixels.median(0).values if len(pixels) else target.image.new_full((3,), 0.6)
+        return Appearance(skin)
+
+    def _mask(self, parameters: HandParameters, camera: Camera) -> Float[Tensor, "1 1 h w"]:
+        """Return where the hand is seen."""
+        vertices = parameters.decode(self.hand, camera).vertices
+        dark = Light(*vertices.new_zeros(3, 1, 3))
+        return render_lit(self.rasterizer, vertices, self.hand.faces, dark, camera).mask
 
     def descend(
         self,
@@ -115,11 +119,11 @@ class PhotometricFit:
 
         Args:
             parameters: where to start.
-            appearance: the same, see :meth:`start`.
+            appearance: the same, see :meth:`plain_appearance`.
             segments: of the photo.
             target: a batch of one.
             steps: about 20 ms each at 224 pixels on one core.
-            watch: called before the first and after every step.
+            watch: called before every step.
         """
         free = parameters.free()
         groups = [
@@ -130,13 +134,11 @@ class PhotometricFit:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 5e-4)
         for step in range(steps):
             if watch is not None:
-                watch(step, free, appearance)
+                watch(step, free)
             optimizer.zero_grad()
             self.energy(free, appearance, segments, target).backward()
             optimizer.step()
             schedule.step()
-        if watch is not None:
-            watch(steps, free, appearance)
         return free.take(torch.arange(1))
 
     def energy(
@@ -164,7 +166,3 @@ class PhotometricFit:
             + (near + self.prior.energy(parameters, joints)).sum()
         )
 
-
-def _no_light(vertices: Float[Tensor, "b v 3"]) -> Light:
-    """Return darkness: for renderings of which only the mask is looked at."""
-    return Light(*vertices.new_zeros(3, len(vertices), 3))
