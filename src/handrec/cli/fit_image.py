@@ -167,7 +167,7 @@ def _write_pictures(
 
     pictures = FitPictures(hand, target, rasterizer)
     overlay, animation, texture = (
-        Path(f"{stem}{suffix}") for suffix in ("_overlay.png", "_fit.gif", "_texture.png")
+        Path(f"{stem}{suffix}") for suffix in ("_overlay.png", "_fit.webp", "_texture.png")
     )
     write_png(overlay, pictures.sheet(fit))
     write_animation(animation, pictures.frames(fit))

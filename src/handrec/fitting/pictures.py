@@ -85,6 +85,8 @@ class FitPictures:
         middle = (vertices.amax(1, keepdim=True) + vertices.amin(1, keepdim=True)) / 2
         rotation = axis_angle_to_matrix(vertices.new_tensor([[0.0, turn, 0.0]]))
         vertices = (vertices - middle) @ rotation.mT + middle
+        if turn:  # what was narrow may be wide now: step back
+            vertices = vertices + 0.3 * middle
         drawn = render_lit(
             self.rasterizer,
             vertices,
@@ -103,13 +105,18 @@ class FitPictures:
 
 
 def write_animation(path: Path, frames: list[Picture]) -> None:
-    """Write an endless GIF that stays on its last picture."""
+    """Write an endless animation that stays on its last picture.
+
+    Args:
+        path: ends with ``.webp`` (a tenth of the size) or ``.gif``.
+        frames: pictures of one size.
+    """
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
     durations = [FRAME] * (len(images) - 1) + [HOLD]
     images[0].save(
-        path, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True
+        path, save_all=True, append_images=images[1:], duration=durations, loop=0, method=2
     )
 
 
