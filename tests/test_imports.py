@@ -12,7 +12,7 @@ PACKAGE = Path(handrec.__file__).parent
 LEVEL = {
     "__init__": 0, "errors": 0, "records": 0, "types": 1, "geometry": 1, "hand": 2, "render": 3,
     "losses": 4, "metrics": 4, "models": 4, "data": 4, "methods": 5, "callbacks": 5, "viz": 5,
-    "cli": 6,
+    "fitting": 6, "cli": 7,
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ LIGHTNING = {
 TOOLS = {
     "doctor": ("handrec.cli.doctor", "say what is installed, what is missing and what to do"),
     "mano": ("handrec.cli.mano", "check or convert MANO files"),
+    "fit-image": ("handrec.cli.fit_image", "fit a hand to one photo with 2D joints, no network"),
     "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
     "results": ("handrec.cli.results", "write docs/results/ anew from results/"),
 }

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from handrec.render.shading import Texture
 
 #: Skin-like base colour of exported meshes, linear RGBA.
 COLOUR = (190, 105, 65, 255)
@@ -42,3 +45,38 @@ def export_mesh(path: Path, vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "
         )
         mesh.visual = visual.TextureVisuals(material=skin)
     mesh.export(path, **options)
+
+
+def export_textured_mesh(
+    path: Path,
+    vertices: Float[Tensor, "v 3"],
+    faces: Int[Tensor, "f 3"],
+    texture: Texture,
+) -> None:
+    """Write a mesh with its texture as glTF, in the frame of :func:`export_mesh`'s ``.glb``.
+
+    glTF has one index for position and UV: vertices on a seam are written once for each side.
+
+    Args:
+        path: ends with ``.glb``.
+        vertices: metres, OpenCV camera frame.
+        faces: counter-clockwise seen from outside.
+        texture: of the mesh, without light; ``uv_faces`` go with ``faces`` corner by corner.
+    """
+    import trimesh
+    from PIL import Image
+
+    pairs = torch.stack([faces.cpu(), texture.uv_faces.cpu()], dim=-1).reshape(-1, 2)
+    corners, index = torch.unique(pairs, dim=0, return_inverse=True)
+    levels = (texture.image[0].detach().cpu().clamp(0, 1) * 255).round().byte()
+    visual: Any = trimesh.visual  # untyped
+    skin = visual.material.PBRMaterial(
+        baseColorTexture=Image.fromarray(levels.permute(1, 2, 0).numpy()),
+        metallicFactor=0.0,
+        roughnessFactor=0.8,
+    )
+    upright = vertices.detach().cpu().double().numpy()[corners[:, 0]] * (1.0, -1.0, -1.0)
+    mesh = trimesh.Trimesh(upright, index.reshape(-1, 3).numpy(), process=False)
+    uv = texture.uv.detach().cpu().numpy()[corners[:, 1]]
+    mesh.visual = visual.TextureVisuals(uv=uv, material=skin)
+    mesh.export(path, include_normals=True)
