@@ -109,7 +109,10 @@ class TimmBackbone(Backbone):
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return the features of RGB images in [0, 1]."""
-        features = self.model.forward_features((image - self.mean) / self.std)
+        return self.as_features(self.model.forward_features((image - self.mean) / self.std), image)
+
+    def as_features(self, features: Tensor, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Return what the model made of an image, a map or tokens, as features."""
         if features.ndim == 4:
             return Features(features, features.mean((2, 3)))
         prefix = self.model.num_prefix_tokens
