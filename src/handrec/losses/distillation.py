@@ -56,7 +56,7 @@ def sinkhorn_knopp(
     iterations: int = 3,
     weight: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "n k"]:
-    """Return targets in which every prototype is used alike (SwAV; DINOv2's alternative to centres).
+    """Return targets that use every prototype alike (SwAV; DINOv2's alternative to centres).
 
     Rows and columns of ``exp(t / T)`` are scaled in turn until each prototype has the same share
     and each row sums to 1. Sums over rows are over all processes.
@@ -134,7 +134,8 @@ def koleo(tokens: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
     with torch.no_grad():
         similarity = tokens @ tokens.T
         nearest = similarity.fill_diagonal_(-2).argmax(1)
-    return -((tokens - tokens[nearest]).norm(dim=-1) + _EPS).log().mean()
+    distance: Tensor = (tokens - tokens[nearest]).norm(dim=-1)
+    return -(distance + _EPS).log().mean()
 
 
 def reconstruction_loss(
@@ -189,7 +190,8 @@ def effective_rank(points: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """
     values = torch.linalg.svdvals((points - points.mean(0)).float()).square()
     share = values / values.sum().clamp(min=_EPS)
-    return (-(share * (share + _EPS).log()).sum()).exp()
+    spread: Tensor = -(share * (share + _EPS).log()).sum()
+    return spread.exp()
 
 
 def gather_masked(

@@ -40,9 +40,9 @@ def block_masks(
     """Return masks of rectangular blocks, 1 where masked (BEiT's algorithm as iBOT uses it).
 
     Blocks are proposed until the target is met: area ``U((min(H, W) // 3)^2, what is missing)``,
-    aspect log-uniform in [0.3, 1 / 0.3]. A block is taken if it adds a patch and does not overshoot;
-    a view whose last ten proposals failed is left as it is. All views go through the same rounds,
-    with no look at the outcome.
+    aspect log-uniform in [0.3, 1 / 0.3]. A block is taken if it adds a patch and does not
+    overshoot; a view whose last ten proposals failed is left as it is. All views go through the
+    same rounds, with no look at the outcome.
 
     Args:
         targets: patches to mask in each view; never exceeded.
@@ -103,7 +103,9 @@ def encode_masked(
         token: stands for a masked patch.
     """
     if not (isinstance(backbone, TimmBackbone) and isinstance(backbone.model, VisionTransformer)):
-        raise UserError("masked image modelling needs a ViT of timm's, such as vit_small_patch16_224")
+        raise UserError(
+            "masked image modelling needs a ViT of timm's, such as vit_small_patch16_224"
+        )
     model, normalised = backbone.model, (image - backbone.mean) / backbone.std
     rows, columns = model.patch_embed.dynamic_feat_size(image.shape[-2:])
     hidden = mask.bool().view(-1, rows, columns, 1)

@@ -58,7 +58,8 @@ class PrototypeHead(nn.Module):
         They start with a spread of ``INITIAL_SPREAD`` and are bounded by ``REACH tanh``: otherwise
         growing points would make a shift vanish in the unit length.
         """
-        return REACH * (self.gain * embedded.unflatten(-1, (-1, 2)) / REACH).tanh()
+        points: Tensor = embedded.unflatten(-1, (-1, 2)) * (self.gain / REACH)
+        return REACH * points.tanh()
 
     def score(self, embedded: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
         """Return the cosine of each bottleneck with each prototype."""
@@ -96,4 +97,5 @@ def align(
         if scale_shift:
             extent = points.detach().amax(1, keepdim=True) - points.detach().amin(1, keepdim=True)
             shift = shift * extent / 2
-        return (linear * points.float()[:, :, None]).sum(-1) + shift
+        aligned: Tensor = (linear * points.float()[:, :, None]).sum(-1) + shift
+        return aligned
