@@ -88,7 +88,7 @@ def cross_entropy(
     targets: Float[Tensor, "*n k"], logits: Float[Tensor, "*n k"], temperature: float
 ) -> Float[Tensor, "*n"]:
     """Return ``H(p, s) = -sum_k p_k log softmax(s / T)_k`` of each row."""
-    return -(targets * (logits.float() / temperature).log_softmax(-1)).sum(-1)
+    return -(targets * (logits / temperature).log_softmax(-1)).sum(-1)
 
 
 def class_loss(
@@ -156,7 +156,7 @@ def reconstruction_loss(
         mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
         patches = (patches - mean) / (variance + 1e-6).sqrt()
     chosen = (weight > 0).float()
-    error = (predicted.float() - patches).abs().mean(-1)
+    error = (predicted.float() - patches.float()).abs().mean(-1)
     return (error * chosen).sum() / chosen.sum().clamp(min=1)
 
 

@@ -1,5 +1,6 @@
 """What every method shares: reconstruct, validate, hand over its predictions."""
 
+import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -15,6 +16,16 @@ from handrec.types import HandBatch, HandPrediction
 
 class Method(pl.LightningModule, ABC):
     """Anything that trains on batches of hands, pre-training included."""
+
+    def on_train_batch_start(self, batch: HandBatch, batch_idx: int) -> None:
+        """Seed the step by its number: a resumed training drops, masks and cuts as it would have.
+
+        Processes differ; the CPU's and the device's generators are seeded alike.
+        """
+        trainer: Any = self.trainer
+        number = trainer.fit_loop.epoch_loop.total_batch_idx * trainer.world_size
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(hash((seed, number + trainer.global_rank)) % 2**63)
 
     def log_losses(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Log a step's loss terms and their weighted sum under ``train/`` when loggers look.

@@ -386,7 +386,7 @@ class HandMIMPretrain(Method):
         self._untrained.clear()
 
 
-def patchify(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "v*n 3*side*side"]:
+def patchify(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "n d"]:
     """Return the pixels of each patch, row by row, the views one after another."""
     return F.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)
 

@@ -36,7 +36,7 @@ def masked_counts(views: int, patches: int, ratio: tuple[float, float], share: f
 
 def block_masks(
     targets: Int[Tensor, " b"], rows: int, columns: int, generator: torch.Generator | None = None
-) -> Float[Tensor, "b rows*columns"]:
+) -> Float[Tensor, "b n"]:
     """Return masks of rectangular blocks, 1 where masked (BEiT's algorithm as iBOT uses it).
 
     Blocks are proposed until the target is met: area ``U((min(H, W) // 3)^2, what is missing)``,
