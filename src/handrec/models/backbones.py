@@ -150,6 +150,13 @@ def load_backbone(model: nn.Module, path: str) -> None:
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         state = checkpoint_filter_fn(state, model)
+    own = model.state_dict()
+    for key in state.keys() & own.keys():
+        if state[key].shape != own[key].shape:
+            raise UserError(
+                f"{path} is of another architecture: {key} is {tuple(state[key].shape)} there,"
+                f" {tuple(own[key].shape)} in the backbone"
+            )
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise UserError(
