@@ -22,7 +22,7 @@ from handrec.cli import loggers, runs
 from handrec.cli.command_line import CONFIG_KEY
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
-from handrec.methods.base import HandMethod
+from handrec.methods.base import Method
 from handrec.methods.loading import class_path_of, read_checkpoint
 
 #: Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` by this metric. `checkpoint:` in a
@@ -70,7 +70,7 @@ class HandCLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         quieten()
         super().__init__(
-            HandMethod,
+            Method,
             HandDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

@@ -20,6 +20,10 @@ TOOLS = {
     "mano": ("handrec.cli.mano", "check or convert MANO files"),
     "fit-image": ("handrec.cli.fit_image", "fit a hand to one photo with 2D joints, no network"),
     "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
+    "export-backbone": (
+        "handrec.cli.export_backbone",
+        "write the backbone of a run as timm weights (safetensors)",
+    ),
     "results": ("handrec.cli.results", "write docs/results/ anew from results/"),
 }
 
@@ -79,7 +83,7 @@ def run_tool(name: str, args: list[str]) -> int:
 def overview() -> str:
     """Return the help text."""
     tools = {name: description for name, (_, description) in TOOLS.items()}
-    rows = [f"  {name:<10}{text}" for name, text in {**LIGHTNING, **tools}.items()]
+    rows = [f"  {name:<16}{text}" for name, text in {**LIGHTNING, **tools}.items()]
     return "\n".join(
         [
             "usage: handrec COMMAND [OPTIONS]",

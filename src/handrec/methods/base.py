@@ -1,5 +1,6 @@
 """What every method shares: reconstruct, validate, hand over its predictions."""
 
+import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -13,7 +14,31 @@ from handrec.metrics.hand import HandMetrics
 from handrec.types import HandBatch, HandPrediction
 
 
-class HandMethod(pl.LightningModule, ABC):
+class Method(pl.LightningModule, ABC):
+    """Anything that trains on batches of hands, pre-training included."""
+
+    def on_train_batch_start(self, batch: HandBatch, batch_idx: int) -> None:
+        """Seed the step by its number: a resumed training drops, masks and cuts as it would have.
+
+        Processes differ; the CPU's and the device's generators are seeded alike.
+        """
+        trainer: Any = self.trainer
+        number = trainer.fit_loop.epoch_loop.total_batch_idx * trainer.world_size
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(hash((seed, number + trainer.global_rank)) % 2**63)
+
+    def log_losses(self, terms: dict[str, Tensor], loss: Tensor) -> None:
+        """Log a step's loss terms and their weighted sum under ``train/`` when loggers look.
+
+        Lightning's bookkeeping of every value in every step would cost a tenth of a step on CPUs.
+        """
+        trainer: Any = self.trainer  # its loggers' side is untyped
+        if (self.global_step + 1) % trainer.log_every_n_steps == 0:
+            self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+            self.log("train/loss", loss.detach(), prog_bar=True)
+
+
+class HandMethod(Method):
     """A way of learning hand reconstruction.
 
     A method implements ``reconstruct``, ``training_step`` and ``configure_optimizers``, and calls
@@ -47,16 +72,6 @@ class HandMethod(pl.LightningModule, ABC):
                 f"the data's hand is {names}:"
                 " give --data.init_args.hand and --model.init_args.hand the same"
             )
-
-    def log_losses(self, terms: dict[str, Tensor], loss: Tensor) -> None:
-        """Log a step's loss terms and their weighted sum under ``train/`` when loggers look.
-
-        Lightning's bookkeeping of every value in every step would cost a tenth of a step on CPUs.
-        """
-        trainer: Any = self.trainer  # its loggers' side is untyped
-        if (self.global_step + 1) % trainer.log_every_n_steps == 0:
-            self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
-            self.log("train/loss", loss.detach(), prog_bar=True)
 
     def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
         """Measure the error of a batch."""

@@ -109,7 +109,10 @@ class TimmBackbone(Backbone):
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return the features of RGB images in [0, 1]."""
-        features = self.model.forward_features((image - self.mean) / self.std)
+        return self.as_features(self.model.forward_features((image - self.mean) / self.std), image)
+
+    def as_features(self, features: Tensor, image: Float[Tensor, "b 3 h w"]) -> Features:
+        """Return what the model made of an image, a map or tokens, as features."""
         if features.ndim == 4:
             return Features(features, features.mean((2, 3)))
         prefix = self.model.num_prefix_tokens
@@ -147,6 +150,13 @@ def load_backbone(model: nn.Module, path: str) -> None:
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         state = checkpoint_filter_fn(state, model)
+    own = model.state_dict()
+    for key in state.keys() & own.keys():
+        if state[key].shape != own[key].shape:
+            raise UserError(
+                f"{path} is of another architecture: {key} is {tuple(state[key].shape)} there,"
+                f" {tuple(own[key].shape)} in the backbone"
+            )
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise UserError(

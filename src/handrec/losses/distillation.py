@@ -1,0 +1,208 @@
+"""Self-distillation between a teacher and a student: iBOT's terms (Zhou et al., ICLR 2022) and kin.
+
+Logits are of prototypes; the teacher's are centred and sharpened into targets, and pass no
+gradient. Everything is float32. Pure functions; :class:`Centre` owns the running means.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, distributed, nn
+
+_EPS = 1e-8
+
+
+class Centre(nn.Module):
+    """The running mean of the teacher's logits, subtracted against collapse onto one prototype.
+
+    ``c <- m c + (1 - m) mean``, after the loss, once per optimizer step; the mean is over all
+    processes.
+
+    Args:
+        prototypes: number of logits.
+        momentum: m.
+    """
+
+    value: Float[Tensor, " k"]
+
+    def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(prototypes))
+
+    @torch.no_grad()
+    def update(self, mean: Float[Tensor, " k"]) -> None:
+        """Take in the mean of a step's logits."""
+        mean = mean.to(self.value)
+        if distributed.is_available() and distributed.is_initialized():
+            mean = mean / distributed.get_world_size()
+            distributed.all_reduce(mean)
+        self.value.lerp_(mean, 1 - self.momentum)
+
+
+def teacher_targets(
+    logits: Float[Tensor, "*n k"], centre: Float[Tensor, " k"], temperature: float
+) -> Float[Tensor, "*n k"]:
+    """Return ``softmax((t - c) / T)``, without gradient."""
+    return ((logits.detach() - centre) / temperature).softmax(-1)
+
+
+@torch.no_grad()
+def sinkhorn_knopp(
+    logits: Float[Tensor, "n k"],
+    temperature: float,
+    iterations: int = 3,
+    weight: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, "n k"]:
+    """Return targets that use every prototype alike (SwAV; DINOv2's alternative to centres).
+
+    Rows and columns of ``exp(t / T)`` are scaled in turn until each prototype has the same share
+    and each row sums to 1. Sums over rows are over all processes.
+
+    Args:
+        logits: of the teacher.
+        temperature: T.
+        iterations: rounds of scaling.
+        weight: 0 leaves a row out (a filler in a batch of fixed shape).
+    """
+    # Subtracting one number changes nothing but keeps exp() finite; it must be one for all
+    # processes, and one constant is: logits are cosines.
+    shares = ((logits - 1) / temperature).exp()
+    weight = torch.ones_like(shares[:, 0]) if weight is None else (weight > 0).to(shares)
+    shares = shares * weight[:, None]
+    for _ in range(iterations):
+        shares = shares / _over_processes(shares.sum(0)).clamp(min=_EPS)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=_EPS)
+    return shares
+
+
+def _over_processes(total: Tensor) -> Tensor:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(total)
+    return total
+
+
+def cross_entropy(
+    targets: Float[Tensor, "*n k"], logits: Float[Tensor, "*n k"], temperature: float
+) -> Float[Tensor, "*n"]:
+    """Return ``H(p, s) = -sum_k p_k log softmax(s / T)_k`` of each row."""
+    return -(targets * (logits / temperature).log_softmax(-1)).sum(-1)
+
+
+def class_loss(
+    targets: Float[Tensor, "g b k"], logits: Float[Tensor, "v b k"], temperature: float
+) -> Float[Tensor, ""]:
+    """Return the mean of ``H`` over ordered pairs of a teacher's and another view of the student.
+
+    Args:
+        targets: of the global views.
+        logits: of the student's views, the global ones first and in the same order.
+        temperature: the student's.
+    """
+    pairs = [
+        cross_entropy(target, student, temperature).mean()
+        for i, target in enumerate(targets)
+        for j, student in enumerate(logits)
+        if i != j
+    ]
+    return torch.stack(pairs).mean()
+
+
+def patch_loss(
+    targets: Float[Tensor, "n k"],
+    logits: Float[Tensor, "n k"],
+    weight: Float[Tensor, " n"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Return the weighted sum of ``H`` over masked patches, see :func:`patch_weights`."""
+    return (cross_entropy(targets, logits, temperature) * weight).sum()
+
+
+def patch_weights(mask: Float[Tensor, "i n"]) -> Float[Tensor, "i n"]:
+    """Return iBOT's weight of each patch: a mean over the masked ones of each image, then over all.
+
+    Images without a masked patch count in the second mean, with 0.
+    """
+    return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+
+
+def koleo(tokens: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    """Return ``-mean log(distance to the nearest other + 1e-8)`` of unit vectors (DINOv2)."""
+    tokens = F.normalize(tokens.float(), dim=-1)
+    with torch.no_grad():
+        similarity = tokens @ tokens.T
+        nearest = similarity.fill_diagonal_(-2).argmax(1)
+    distance: Tensor = (tokens - tokens[nearest]).norm(dim=-1)
+    return -(distance + _EPS).log().mean()
+
+
+def reconstruction_loss(
+    predicted: Float[Tensor, "n d"],
+    patches: Float[Tensor, "n d"],
+    weight: Float[Tensor, " n"],
+    normalise: bool = False,
+) -> Float[Tensor, ""]:
+    """Return the L1 error of the masked patches' pixels (SimMIM), a mean over masked pixels.
+
+    Args:
+        predicted: values of each patch's pixels and channels.
+        patches: the true ones.
+        weight: 0 leaves a patch out.
+        normalise: standardise each target patch first (MAE).
+    """
+    if normalise:
+        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+        patches = (patches - mean) / (variance + 1e-6).sqrt()
+    chosen = (weight > 0).float()
+    error = (predicted.float() - patches.float()).abs().mean(-1)
+    return (error * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def spread_penalty(points: Float[Tensor, "b p 2"], floor: float = 0.05) -> Float[Tensor, ""]:
+    """Return how far the spread of each sample's points falls short of a floor, per axis.
+
+    ``mean relu(floor - std)``: without it, all points at one place satisfy every alignment.
+    """
+    variance = (points - points.mean(1, keepdim=True)).square().mean(1)
+    return (floor - (variance + 1e-8).sqrt()).relu().mean()
+
+
+@torch.no_grad()
+def entropy(targets: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """Return the mean entropy of each row, nats: 0 says one prototype, log K none."""
+    return -(targets * (targets + _EPS).log()).sum(-1).mean()
+
+
+@torch.no_grad()
+def divergence_from_uniform(targets: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """Return ``KL(mean of the rows, uniform)``, nats: log K where all fell onto one prototype."""
+    mean = targets.mean(0)
+    return (mean * (mean + _EPS).log()).sum() + math.log(targets.shape[-1])
+
+
+@torch.no_grad()
+def effective_rank(points: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Return ``exp(entropy of the covariance's normalised eigenvalues)`` over the batch.
+
+    Between 1 (all vary along one direction, or not at all) and the smaller of B - 1 and D.
+    """
+    values = torch.linalg.svdvals((points - points.mean(0)).float()).square()
+    share = values / values.sum().clamp(min=_EPS)
+    spread: Tensor = -(share * (share + _EPS).log()).sum()
+    return spread.exp()
+
+
+def gather_masked(
+    mask: Float[Tensor, "i n"], bound: int
+) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
+    """Return flat indices of all masked patches, and 1 for each; fillers at the end have 0.
+
+    Args:
+        mask: 1 where masked.
+        bound: how many to return, at least as many as are masked: known without looking at the
+            mask, so that a device need not be waited for.
+    """
+    chosen, index = mask.flatten().topk(bound)
+    return index, chosen

@@ -1,0 +1,396 @@
+"""HandMIM's pre-training: masked image modelling and pose-aware class tokens, without labels.
+
+Z. Liu et al., "HandMIM: Pose-Aware Self-Supervised Learning for 3D Hand Mesh Estimation",
+arXiv 2307.16061. Known from the abstract: a teacher and a student, patch tokens distilled as in
+masked image modelling, class tokens made aware of the pose by pseudo keypoint alignment, pixels
+reconstructed. The terms' forms are iBOT's (Zhou et al., ICLR 2022) and our formulation
+(docs/methods/handmim.md).
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from handrec.data.views import TwoViews, View
+from handrec.losses import distillation as distil
+from handrec.losses.hand import total
+from handrec.methods.base import Method
+from handrec.methods.schedules import cosine, ramp
+from handrec.metrics.probe import KeypointProbe
+from handrec.models.base import Backbone, Features
+from handrec.models.masking import block_masks, encode_masked, masked_counts, random_masks
+from handrec.models.prototypes import PrototypeHead, align
+from handrec.types import HandBatch
+
+#: ``proto``: the aligned points of a class token are scored against prototypes. ``invariant``: the
+#: same without alignment, plain class-token distillation. ``regress``: the aligned points of
+#: student and teacher are compared themselves.
+Alignment = Literal["proto", "invariant", "regress"]
+
+
+@dataclass(frozen=True)
+class HandMIMPretrainWeights:
+    """Weights of the terms; a term of weight 0 is not computed.
+
+    Attributes:
+        tokens: distillation of the class token, its pseudo keypoints aligned.
+        patches: distillation of the masked patches.
+        pixels: reconstruction of the masked patches.
+        koleo: spread of the class tokens over the sphere.
+        spread: floor under the spread of pseudo keypoints; counts in mode ``regress`` only.
+    """
+
+    tokens: float = 1.0
+    patches: float = 1.0
+    pixels: float = 1.0
+    koleo: float = 0.0
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which patches the student does not see (iBOT).
+
+    Attributes:
+        ratio: lowest and highest share of a masked view's patches.
+        share: of the views that are masked at all.
+        shape: ``block`` or ``random``.
+    """
+
+    ratio: tuple[float, float] = (0.1, 0.5)
+    share: float = 0.5
+    shape: Literal["block", "random"] = "block"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How targets are made.
+
+    Attributes:
+        momentum: of the weights' moving average, at the start; 1 at the end.
+        temperature: of the targets at the first epoch, and after the warm-up.
+        warmup_epochs: epochs from the one to the other.
+        student_temperature: of the student's softmax.
+        targets: ``centre`` (iBOT) or ``sinkhorn`` (SwAV, DINOv2).
+    """
+
+    momentum: float = 0.996
+    temperature: tuple[float, float] = (0.04, 0.07)
+    warmup_epochs: int = 30
+    student_temperature: float = 0.1
+    targets: Literal["centre", "sinkhorn"] = "centre"
+
+
+class Branch(nn.Module):
+    """A backbone with its heads; the teacher is a moving average of the student.
+
+    Args:
+        backbone: a ViT.
+        prototypes: of each head.
+        hidden: width of the heads.
+        shared_head: one head for class and patch tokens.
+    """
+
+    def __init__(self, backbone: Backbone, prototypes: int, hidden: int, shared_head: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.token_head = PrototypeHead(backbone.channels, prototypes, hidden)
+        self.patch_head = (
+            self.token_head if shared_head else PrototypeHead(backbone.channels, prototypes, hidden)
+        )
+
+
+class Masks(NamedTuple):
+    """The masked patches of a batch of views.
+
+    Attributes:
+        mask: 1 where masked.
+        rows: of masked patches in all views' patches one after another; fillers at the end.
+        weight: of each in the patch term; 0 for fillers.
+    """
+
+    mask: Float[Tensor, "v n"]
+    rows: Int[Tensor, " m"]
+    weight: Float[Tensor, " m"]
+
+
+class HandMIMPretrain(Method):
+    """Teacher-student pre-training of a ViT on images alone.
+
+    Labels are read by the probe in validation only: ridge regression from frozen features to 2D
+    keypoints, whose error shows within minutes whether anything is learned.
+
+    Args:
+        backbone: a ViT; the teacher's is what :command:`handrec export-backbone` writes.
+        views: takes the views.
+        weights: of the terms.
+        alignment: see :data:`Alignment`.
+        scale_shift: see ``models.prototypes.align``.
+        masking: of the student's views.
+        teacher: of targets.
+        prototypes: K of each head.
+        hidden: width of the heads.
+        shared_head: one head for class and patch tokens.
+        normalise_pixels: standardise the target patches of the reconstruction.
+        lr: peak learning rate.
+        weight_decay: at the start and towards the end.
+        warmup: share of the training that the rate rises.
+        clip: greatest norm of each parameter's gradient; set no ``gradient_clip_val``.
+        freeze_prototypes: epochs at the start in which prototypes do not move.
+        compile: the backbones, with ``torch.compile``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        views: TwoViews,
+        weights: HandMIMPretrainWeights = HandMIMPretrainWeights(),
+        alignment: Alignment = "proto",
+        scale_shift: bool = False,
+        masking: Masking = Masking(),
+        teacher: Teacher = Teacher(),
+        prototypes: int = 8192,
+        hidden: int = 2048,
+        shared_head: bool = True,
+        normalise_pixels: bool = False,
+        lr: float = 5e-4,
+        weight_decay: tuple[float, float] = (0.04, 0.4),
+        warmup: float = 0.1,
+        clip: float = 3.0,
+        freeze_prototypes: int = 1,
+        compile: bool = False,  # noqa: A002 (the field's word)
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.views, self.weights = views, weights
+        self.alignment, self.scale_shift = alignment, scale_shift
+        self.masking, self.recipe = masking, teacher
+        self.student = Branch(backbone, prototypes, hidden, shared_head)
+        self.teacher = deepcopy(self.student).requires_grad_(False).eval()
+        self.mask_token = nn.Parameter(torch.zeros(backbone.channels))
+        self.patch = backbone.model.patch_embed.patch_size[0]
+        self.decoder = nn.Linear(backbone.channels, 3 * self.patch**2)
+        self.normalise_pixels = normalise_pixels
+        self.token_centre = distil.Centre(prototypes)
+        self.patch_centre = distil.Centre(prototypes)
+        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.clip, self.freeze_prototypes = clip, freeze_prototypes
+        self.probe = KeypointProbe()
+        self._untrained: list[Backbone] = [deepcopy(backbone).eval()]  # no child: never saved
+        if compile:
+            self.student.backbone.model.compile()
+            self.teacher.backbone.model.compile()
+
+    def train(self, mode: bool = True) -> "HandMIMPretrain":
+        """Train the student; the teacher stays as it is used, without dropout."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch of images."""
+        views, local = self.views.take(batch.image)
+        images = torch.cat([view.image for view in views])
+        matrices = torch.cat([view.matrix for view in views])
+        masks = self.draw_masks(images)
+        with torch.no_grad():
+            seen = self.teacher.backbone.encode(images)
+        guessed = encode_masked(self.student.backbone, images, masks.mask, self.mask_token)
+        terms: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {"masked": masks.mask.mean()}
+        if self.weights.tokens:
+            self._token_terms(seen, guessed, matrices, local, terms, figures)
+        if self.weights.patches:
+            terms["patches"] = self._patch_term(seen, guessed, masks, figures)
+        if self.weights.pixels:
+            terms["pixels"] = self._pixel_term(guessed, images, masks)
+        if self.weights.koleo:
+            tokens = guessed.pooled.chunk(2)
+            terms["koleo"] = sum((distil.koleo(t) for t in tokens), torch.zeros(())) / 2
+        loss = total(terms, self.weights) + 0 * self.mask_token.sum()
+        self.log_losses(terms | figures, loss)
+        return loss
+
+    def draw_masks(self, images: Float[Tensor, "v 3 h w"]) -> Masks:
+        """Draw masks for views; how many patches are masked is known without looking at them."""
+        rows, columns = (side // self.patch for side in images.shape[-2:])
+        counts = masked_counts(len(images), rows * columns, self.masking.ratio, self.masking.share)
+        order = torch.randperm(len(images))
+        targets = torch.tensor(counts)[order].to(images.device, non_blocking=True)
+        if self.masking.shape == "block":
+            mask = block_masks(targets, rows, columns)
+        else:
+            mask = random_masks(targets, rows * columns)
+        index, chosen = distil.gather_masked(mask, max(1, sum(counts)))
+        weight = distil.patch_weights(mask).flatten()[index] * chosen
+        return Masks(mask, index, weight)
+
+    def _token_terms(
+        self,
+        seen: Features,
+        guessed: Features,
+        matrices: Tensor,
+        local: list[View],
+        terms: dict[str, Tensor],
+        figures: dict[str, Tensor],
+    ) -> None:
+        """Distil the class tokens of each view from the teacher's of the other, once aligned."""
+        with torch.no_grad():
+            target = self.keypoints(self.teacher.token_head, seen.pooled, matrices)
+        tokens = [guessed.pooled]
+        for view in local:
+            tokens.append(self.student.backbone.encode(view.image).pooled)
+            matrices = torch.cat([matrices, view.matrix])
+        points = self.keypoints(self.student.token_head, torch.cat(tokens), matrices)
+        count = len(seen.pooled) // 2
+        by_view, target_by_view = points.unflatten(0, (-1, count)), target.unflatten(0, (2, count))
+        figures["token_std"] = F.normalize(seen.pooled.float(), dim=-1).std(0).mean()
+        if self.alignment == "regress":
+            errors = [
+                F.smooth_l1_loss(by_view[j], target_by_view[i], beta=0.1)
+                for i in range(2)
+                for j in range(len(by_view))
+                if i != j
+            ]
+            terms["tokens"] = torch.stack(errors).mean()
+            terms["spread"] = distil.spread_penalty(points)
+            return
+        scores = self.teacher.token_head.score(target.flatten(1))
+        targets = self._targets(scores, self.token_centre, None)
+        student = self.student.token_head.score(points.flatten(1))
+        terms["tokens"] = distil.class_loss(
+            targets.unflatten(0, (2, count)),
+            student.unflatten(0, (-1, count)),
+            self.recipe.student_temperature,
+        )
+        self.token_centre.update(scores.mean(0))
+        if self._logs():
+            figures["token_entropy"] = distil.entropy(targets)
+            figures["token_divergence"] = distil.divergence_from_uniform(targets)
+            figures["keypoint_rank"] = distil.effective_rank(target.flatten(1))
+
+    def keypoints(
+        self, head: PrototypeHead, tokens: Float[Tensor, "v c"], matrices: Float[Tensor, "v 3 3"]
+    ) -> Float[Tensor, "v p 2"]:
+        """Return pseudo keypoints in coordinates of the images, or of the views if not aligned."""
+        points = head.points(head.embed(tokens))
+        if self.alignment == "invariant":
+            return points
+        return align(points, matrices, scale_shift=self.scale_shift)
+
+    def _patch_term(
+        self, seen: Features, guessed: Features, masks: Masks, figures: dict[str, Tensor]
+    ) -> Tensor:
+        """Distil the masked patches from the teacher, who sees them."""
+        head = self.teacher.patch_head
+        with torch.no_grad():
+            embedded = head.embed(_tokens(seen))
+            targets = self._targets(
+                head.score(embedded[masks.rows]), self.patch_centre, masks.weight
+            )
+            mean = head.mean_score(embedded)
+        head = self.student.patch_head
+        logits = head.score(head.embed(_tokens(guessed)[masks.rows]))
+        term = distil.patch_loss(targets, logits, masks.weight, self.recipe.student_temperature)
+        self.patch_centre.update(mean)
+        if self._logs():
+            figures["patch_entropy"] = distil.entropy(targets)
+            figures["patch_divergence"] = distil.divergence_from_uniform(targets)
+        return term
+
+    def _targets(self, scores: Tensor, centre: distil.Centre, weight: Tensor | None) -> Tensor:
+        temperature = ramp(self.current_epoch, *self.recipe.temperature, self.recipe.warmup_epochs)
+        if self.recipe.targets == "sinkhorn":
+            return distil.sinkhorn_knopp(scores, temperature, weight=weight)
+        return distil.teacher_targets(scores, centre.value, temperature)
+
+    def _pixel_term(self, guessed: Features, images: Tensor, masks: Masks) -> Tensor:
+        """Reconstruct the masked patches' pixels from the student's tokens."""
+        predicted = self.decoder(_tokens(guessed)[masks.rows])
+        patches = patchify(images, self.patch)[masks.rows]
+        return distil.reconstruction_loss(
+            predicted, patches, masks.weight, normalise=self.normalise_pixels
+        )
+
+    def _logs(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.global_step + 1) % every == 0
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip each parameter's gradient by its own norm; hold the prototypes at first (iBOT)."""
+        if self.current_epoch < self.freeze_prototypes:
+            for head in {self.student.token_head, self.student.patch_head}:
+                head.prototypes.weight.grad = None
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        norms = torch._foreach_norm(grads)
+        factors = [(self.clip / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+        torch._foreach_mul_(grads, factors)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Set rate and decay, step, and let the teacher follow: once per optimizer step."""
+        step, steps = self.global_step, int(self.trainer.estimated_stepping_batches)
+        optimizer = args[2] if len(args) > 2 else kwargs["optimizer"]
+        warmup = round(self.warmup * steps)
+        rate = cosine(step, steps, self.lr, 1e-6, warmup)
+        decay = cosine(step, steps, *self.weight_decay)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = decay * group["decays"]
+        super().optimizer_step(*args, **kwargs)
+        self.follow(cosine(step, steps, self.recipe.momentum, 1.0))
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Move the teacher towards the student: ``t <- m t + (1 - m) s``; statistics are copied."""
+        teacher, student = tuple(self.teacher.parameters()), tuple(self.student.parameters())
+        torch._foreach_lerp_(teacher, student, 1 - momentum)
+        for mine, theirs in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW; biases and vectors are not decayed."""
+        learned = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in learned if p.ndim > 1], "decays": 1.0},
+            {"params": [p for p in learned if p.ndim <= 1], "decays": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.lr)
+
+    def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
+        """Collect features of the teacher, and once those of an untrained network."""
+        self.probe.update("probe", self.features(self.teacher.backbone, batch), batch)
+        for backbone in self._untrained:
+            backbone.to(batch.image.device)
+            self.probe.update("probe_untrained", self.features(backbone, batch), batch)
+
+    test_step = validation_step
+
+    @staticmethod
+    def features(backbone: Backbone, batch: HandBatch) -> Float[Tensor, "b c"]:
+        """Return the frozen features that the probe sees: class token and pooled patches."""
+        features = backbone.encode(batch.image)
+        return torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1).float()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the error of the probe, per cent of the crop's side."""
+        for name, error in self.probe.compute().items():
+            self.log(f"val/{name}", error, prog_bar=name == "probe")
+        self.probe.reset()
+        self._untrained.clear()
+
+
+def patchify(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "n d"]:
+    """Return the pixels of each patch, row by row, the views one after another."""
+    return F.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)
+
+
+def _tokens(features: Features) -> Float[Tensor, "n c"]:
+    """Return the patch tokens of all views one after another."""
+    return features.grid.flatten(2).transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,60 @@
+"""A linear probe: how well frozen features tell 2D keypoints."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from handrec.types import HandBatch
+
+_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+class KeypointProbe:
+    """Ridge regression, in closed form, from features to keypoints; no training, no randomness.
+
+    Half of the samples fit it, a quarter chooses its strength, and the last quarter measures it:
+    samples take turns in their order.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.features: dict[str, list[Tensor]] = {}
+        self.targets: dict[str, list[Tensor]] = {}
+
+    def update(self, name: str, features: Float[Tensor, "b c"], batch: HandBatch) -> None:
+        """Take in a batch's features under the name of the network they are of."""
+        targets = batch.keypoints_2d / batch.image.shape[-1]
+        self.features.setdefault(name, []).append(features.detach().double().cpu())
+        self.targets.setdefault(name, []).append(targets.detach().double().cpu().flatten(1))
+
+    def compute(self) -> dict[str, float]:
+        """Return the mean distance of the keypoints, per cent of the crop's side, by name."""
+        return {
+            name: keypoint_error(torch.cat(self.features[name]), torch.cat(self.targets[name]))
+            for name in self.features
+        }
+
+
+def keypoint_error(features: Float[Tensor, "n c"], targets: Float[Tensor, "n d"]) -> float:
+    """Return the error of :class:`KeypointProbe` on its last quarter, per cent."""
+    turn = torch.arange(len(features)) % 4
+    fitting, choosing, measuring = turn < 2, turn == 2, turn == 3
+    if int(measuring.sum()) == 0:
+        return float("nan")
+    mean, std = features[fitting].mean(0), features[fitting].std(0).clamp(min=1e-6)
+    x = (features - mean) / std
+    offset = targets[fitting].mean(0)
+    gram = x[fitting].T @ x[fitting] / int(fitting.sum())
+    moment = x[fitting].T @ (targets[fitting] - offset) / int(fitting.sum())
+    eye = torch.eye(len(gram), dtype=gram.dtype)
+
+    def error(ridge: float, rows: Tensor) -> float:
+        fitted = x[rows] @ torch.linalg.solve(gram + ridge * eye, moment) + offset
+        distance = (fitted - targets[rows]).unflatten(1, (-1, 2)).norm(dim=-1)
+        return 100 * float(distance.mean())
+
+    best = min(_RIDGES, key=lambda ridge: error(ridge, choosing))
+    return error(best, measuring)

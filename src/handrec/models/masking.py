@@ -1,0 +1,118 @@
+"""Masks of patches for masked image modelling, drawn on the device."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from handrec.errors import UserError
+from handrec.models.backbones import TimmBackbone
+from handrec.models.base import Backbone, Features
+
+_TRIES = 10
+_ROUNDS = 80  # of proposals; at ratio 0.5 of 14 x 14 patches all but a few masks end in half of it
+
+
+def masked_counts(views: int, patches: int, ratio: tuple[float, float], share: float) -> list[int]:
+    """Return how many patches to mask in each view: iBOT's ``U(low, high)``, stratified.
+
+    iBOT leaves half of the views whole and draws the ratio of the others anew for each; here the
+    ratios of a batch are spread evenly, so that their sum is known before any is drawn.
+
+    Args:
+        views: number of views in the batch.
+        patches: of a view.
+        ratio: lowest and highest share of a view's patches.
+        share: of the views that are masked at all.
+    """
+    masked = round(views * share)
+    low, high = ratio
+    steps = [(i + 0.5) / masked for i in range(masked)]
+    return [int((low + (high - low) * step) * patches) for step in steps] + [0] * (views - masked)
+
+
+def block_masks(
+    targets: Int[Tensor, " b"], rows: int, columns: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "b n"]:
+    """Return masks of rectangular blocks, 1 where masked (BEiT's algorithm as iBOT uses it).
+
+    Blocks are proposed until the target is met: area ``U((min(H, W) // 3)^2, what is missing)``,
+    aspect log-uniform in [0.3, 1 / 0.3]. A block is taken if it adds a patch and does not
+    overshoot; a view whose last ten proposals failed is left as it is. All views go through the
+    same rounds, with no look at the outcome.
+
+    Args:
+        targets: patches to mask in each view; never exceeded.
+        rows: of patches.
+        columns: of patches.
+        generator: on the device of ``targets``.
+    """
+    count, device = len(targets), targets.device
+    mask = torch.zeros(count, rows, columns, dtype=torch.bool, device=device)
+    y = torch.arange(rows, device=device)[None, :, None]
+    x = torch.arange(columns, device=device)[None, None, :]
+    smallest = float((min(rows, columns) // 3) ** 2)
+    failures = torch.zeros(count, device=device)
+    draws = torch.rand(_ROUNDS, 4, count, generator=generator, device=device)
+    for draw in draws:
+        missing = targets - mask.sum((1, 2))
+        area = smallest + (missing - smallest) * draw[0]
+        aspect = ((2 * draw[1] - 1) * math.log(1 / 0.3)).exp()
+        height = (area * aspect).clamp(min=0).sqrt().round()
+        width = (area / aspect).clamp(min=0).sqrt().round()
+        top = (draw[2] * (rows - height + 1)).floor()
+        left = (draw[3] * (columns - width + 1)).floor()
+        top, left, bottom, right = (
+            edge[:, None, None] for edge in (top, left, top + height, left + width)
+        )
+        new = (y >= top) & (y < bottom) & (x >= left) & (x < right) & ~mask
+        added = new.sum((1, 2))
+        fits = (height < rows) & (width < columns) & (added > 0) & (added <= missing)
+        taken = fits & (failures < _TRIES)
+        mask |= new & taken[:, None, None]
+        failures = torch.where(taken, 0.0, failures + 1)
+    return mask.flatten(1).float()
+
+
+def random_masks(
+    targets: Int[Tensor, " b"], patches: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "b patches"]:
+    """Return masks of exactly the wanted number of patches, anywhere."""
+    order = torch.rand(len(targets), patches, generator=generator, device=targets.device)
+    return (order.argsort(1).argsort(1) < targets[:, None]).float()
+
+
+def encode_masked(
+    backbone: Backbone,
+    image: Float[Tensor, "b 3 h w"],
+    mask: Float[Tensor, "b n"],
+    token: Float[Tensor, " c"],
+) -> Features:
+    """Return a ViT's features of images whose masked patches it does not see.
+
+    The token takes the place of a masked patch's embedding, before position and class token. A
+    convolutional stem sees beyond its patch, so for one the pixels are hidden too.
+
+    Args:
+        backbone: a :class:`TimmBackbone` around a ViT.
+        image: RGB in [0, 1].
+        mask: 1 where a patch is masked, row by row; all 0 gives what ``encode`` does.
+        token: stands for a masked patch.
+    """
+    if not (isinstance(backbone, TimmBackbone) and isinstance(backbone.model, VisionTransformer)):
+        raise UserError(
+            "masked image modelling needs a ViT of timm's, such as vit_small_patch16_224"
+        )
+    model, normalised = backbone.model, (image - backbone.mean) / backbone.std
+    rows, columns = model.patch_embed.dynamic_feat_size(image.shape[-2:])
+    hidden = mask.bool().view(-1, rows, columns, 1)
+    if backbone.fine_channels:
+        shown = 1 - mask.view(-1, 1, rows, columns)
+        normalised = normalised * F.interpolate(shown, image.shape[-2:])
+    x = model.patch_embed(normalised)
+    x = torch.where(hidden, token.to(x), x)
+    x = model.norm(model.blocks(model.norm_pre(model.patch_drop(model._pos_embed(x)))))
+    return backbone.as_features(x, image)

@@ -1,0 +1,101 @@
+"""The head of self-distillation: tokens to logits of prototypes."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+#: How far from the view's centre a pseudo keypoint can lie (1 is the border).
+REACH = 1.5
+INITIAL_SPREAD = 0.3
+
+
+class PrototypeHead(nn.Module):
+    """DINO's projector: an MLP to a bottleneck, unit length, and cosines with prototypes.
+
+    The prototypes are the rows of a bias-free linear layer with weight normalisation whose gain is
+    frozen at 1 (``norm_last_layer``), so logits lie in [-1, 1]. They are float32 under autocast.
+
+    A class token's bottleneck can be read as ``P`` points of the picture plane, see :meth:`points`.
+
+    Args:
+        channels: of the tokens.
+        prototypes: K.
+        hidden: width of the MLP.
+        bottleneck: its output, ``2 P``.
+    """
+
+    def __init__(
+        self, channels: int, prototypes: int = 8192, hidden: int = 2048, bottleneck: int = 256
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
+        self.gain: Tensor
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            spread = self.mlp(torch.randn(256, channels)).std()
+        self.register_buffer("gain", INITIAL_SPREAD / spread)
+
+    def embed(self, tokens: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
+        """Return the bottleneck of each token, float32."""
+        embedded: Tensor = self.mlp(tokens)
+        return embedded.float()
+
+    def points(self, embedded: Float[Tensor, "b d"]) -> Float[Tensor, "b p 2"]:
+        """Return a bottleneck as pseudo keypoints in coordinates of its view, -1 to 1 across it.
+
+        They start with a spread of ``INITIAL_SPREAD`` and are bounded by ``REACH tanh``: otherwise
+        growing points would make a shift vanish in the unit length.
+        """
+        points: Tensor = embedded.unflatten(-1, (-1, 2)) * (self.gain / REACH)
+        return REACH * points.tanh()
+
+    def score(self, embedded: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
+        """Return the cosine of each bottleneck with each prototype."""
+        with torch.autocast(embedded.device.type, enabled=False):
+            unit = F.normalize(embedded.float(), dim=-1)
+            return F.linear(unit, F.normalize(self.prototypes.weight.float(), dim=-1))
+
+    def mean_score(self, embedded: Float[Tensor, "n d"]) -> Float[Tensor, " k"]:
+        """Return the mean of :meth:`score` over all rows, at the cost of one row.
+
+        The last layer is linear, so the mean of the logits is the logits of the mean.
+        """
+        with torch.autocast(embedded.device.type, enabled=False):
+            unit = F.normalize(embedded.float(), dim=-1).mean(0)
+            return F.linear(unit, F.normalize(self.prototypes.weight.float(), dim=-1))
+
+
+def align(
+    points: Float[Tensor, "b p 2"],
+    matrix: Float[Tensor, "b 3 3"],
+    *,
+    scale_shift: bool = False,
+) -> Float[Tensor, "b p 2"]:
+    """Return ``A^-1 p``: pseudo keypoints of views in the coordinates of their images.
+
+    Args:
+        points: in coordinates of the views.
+        matrix: ``A`` of each view, see ``data.views.View``.
+        scale_shift: multiply the shift by the points' own extent per axis, without gradient
+            (PeCLR), so that it counts the same however far apart the points are.
+    """
+    with torch.autocast(points.device.type, enabled=False):
+        backwards = torch.linalg.inv_ex(matrix.float()).inverse
+        linear, shift = backwards[:, None, :2, :2], backwards[:, None, :2, 2]
+        if scale_shift:
+            extent = points.detach().amax(1, keepdim=True) - points.detach().amin(1, keepdim=True)
+            shift = shift * extent / 2
+        aligned: Tensor = (linear * points.float()[:, :, None]).sum(-1) + shift
+        return aligned

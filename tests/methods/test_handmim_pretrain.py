@@ -1,0 +1,250 @@
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from handrec.data.views import Colours, Geometry, TwoViews
+from handrec.losses import distillation as distil
+from handrec.methods.handmim_pretrain import (
+    HandMIMPretrain,
+    HandMIMPretrainWeights,
+    Masking,
+    Teacher,
+    patchify,
+)
+from handrec.models.backbones import TimmBackbone
+from handrec.types import HandBatch
+
+STILL = Geometry(rotation=0.0, scale=(1.0, 1.0), shift=0.0)
+PLAIN = Colours(jitter_share=0.0, grey=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0))
+
+
+def batches(count, size=4, side=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    empty = torch.zeros(size)
+    for _ in range(count):
+        image = torch.rand(size, 3, side, side, generator=generator)
+        blank = HandBatch(*[empty] * len(HandBatch._fields))
+        yield blank._replace(
+            image=image, keypoints_2d=side * torch.rand(size, 21, 2, generator=generator)
+        )
+
+
+class Images(pl.LightningDataModule):
+    def __init__(self, count=6):
+        super().__init__()
+        self.batches = list(batches(count))
+
+    def train_dataloader(self):
+        return DataLoader(self.batches, batch_size=None)
+
+    def val_dataloader(self):
+        return DataLoader(self.batches, batch_size=None)
+
+
+def method(**options):
+    torch.manual_seed(0)
+    options.setdefault("views", TwoViews())
+    backbone = TimmBackbone("vit_tiny_patch16_224", 32, options={"depth": 1, "patch_size": 8})
+    return HandMIMPretrain(backbone, prototypes=16, hidden=32, **options)
+
+
+def trainer(tmp_path, **options):
+    options = {"max_epochs": 2, "log_every_n_steps": 1, **options}
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path, num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+
+
+def lone(pretrain, tmp_path):
+    """Let a method's step be called without a training loop."""
+    pretrain.trainer = trainer(tmp_path, log_every_n_steps=10**9)
+    return pretrain
+
+
+def token_term(pretrain, batch):
+    terms: dict[str, torch.Tensor] = {}
+    views, _ = pretrain.views.take(batch.image)
+    images = torch.cat([view.image for view in views])
+    matrices = torch.cat([view.matrix for view in views])
+    seen = pretrain.teacher.backbone.encode(images)
+    guessed = pretrain.student.backbone.encode(images)
+    pretrain._token_terms(seen, guessed, matrices, [], terms, {})
+    return terms["tokens"], seen, guessed
+
+
+def test_without_movement_alignment_is_plain_distillation(tmp_path):
+    """And plain distillation is that of the same head, written out."""
+    batch = next(batches(1))
+    still = TwoViews(geometry=STILL, colours=PLAIN)
+    results = []
+    for alignment in ("proto", "invariant"):
+        pretrain = lone(method(views=still, alignment=alignment), tmp_path).eval()
+        term, seen, guessed = token_term(pretrain, batch)
+        results.append(term)
+    teacher, student = pretrain.teacher.token_head, pretrain.student.token_head
+    target = teacher.score(teacher.points(teacher.embed(seen.pooled)).flatten(1))
+    logits = student.score(student.points(student.embed(guessed.pooled)).flatten(1))
+    p = (target / 0.04).softmax(-1).unflatten(0, (2, 4))
+    s = (logits / 0.1).log_softmax(-1).unflatten(0, (2, 4))
+    written_out = -((p[0] * s[1]).sum(-1).mean() + (p[1] * s[0]).sum(-1).mean()) / 2
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], written_out)
+
+
+def test_alignment_matters_once_views_move(tmp_path):
+    batch = next(batches(1))
+    turned = TwoViews(colours=PLAIN)
+    terms = []
+    for alignment in ("proto", "invariant"):
+        pretrain = lone(method(views=turned, alignment=alignment), tmp_path).eval()
+        torch.manual_seed(1)
+        terms.append(token_term(pretrain, batch)[0])
+    assert not torch.allclose(*terms)
+
+
+@pytest.mark.parametrize("alignment", ["proto", "invariant", "regress"])
+@pytest.mark.parametrize("targets", ["centre", "sinkhorn"])
+def test_every_learned_parameter_gets_a_gradient_and_the_teacher_none(alignment, targets, tmp_path):
+    weights = HandMIMPretrainWeights(koleo=0.1)
+    pretrain = lone(
+        method(alignment=alignment, teacher=Teacher(targets=targets), weights=weights), tmp_path
+    )
+    pretrain.training_step(next(batches(1)), 0).backward()
+    unreached = {n for n, p in pretrain.named_parameters() if p.requires_grad and p.grad is None}
+    assert not unreached
+    assert pretrain.mask_token.grad.norm() > 0
+    assert all(p.grad is None for p in pretrain.teacher.parameters())
+
+
+def test_a_batch_without_masked_patches_trains(tmp_path):
+    pretrain = lone(method(masking=Masking(share=0.0)), tmp_path)
+    loss = pretrain.training_step(next(batches(1)), 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert pretrain.mask_token.grad is not None
+
+
+def test_no_label_is_read_in_training(tmp_path):
+    pretrain = lone(method(), tmp_path)
+    batch = next(batches(1))
+    nan = HandBatch(*(torch.full_like(field, float("nan")) for field in batch))
+    torch.manual_seed(3)
+    loss = pretrain.training_step(nan._replace(image=batch.image), 0)
+    torch.manual_seed(3)
+    fresh = lone(method(), tmp_path)
+    torch.manual_seed(3)
+    assert loss == fresh.training_step(batch, 0)
+
+
+def test_patches_come_in_the_order_of_tokens():
+    image = torch.zeros(2, 3, 16, 24)
+    image[1, :, 8:, 16:] = 1  # the last patch of the second view
+    patches = patchify(image, 8)
+    assert patches.shape == (12, 192)
+    assert patches.mean(1).nonzero().tolist() == [[11]]
+
+
+def test_centre_takes_all_patches_and_all_class_tokens(tmp_path):
+    pretrain = lone(method(views=TwoViews(geometry=STILL, colours=PLAIN)), tmp_path)
+    batch = next(batches(1))
+    pretrain.training_step(batch, 0)
+    head = pretrain.teacher.token_head
+    images = torch.cat([batch.image, batch.image])
+    seen = pretrain.teacher.backbone.encode(images)
+    every = head.score(head.embed(seen.grid.flatten(2).transpose(1, 2).flatten(0, 1)))
+    torch.testing.assert_close(pretrain.patch_centre.value, 0.1 * every.mean(0))
+    points = head.points(head.embed(seen.pooled)).flatten(1)
+    torch.testing.assert_close(pretrain.token_centre.value, 0.1 * head.score(points).mean(0))
+
+
+def test_teacher_follows_by_the_average():
+    pretrain = method()
+    before = copy.deepcopy(pretrain.teacher)
+    with torch.no_grad():
+        for p in pretrain.student.parameters():
+            p.add_(1)
+    pretrain.follow(0.9)
+    for old, new in zip(before.parameters(), pretrain.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1)
+
+
+def test_teacher_and_schedules_move_once_per_optimizer_step(tmp_path, monkeypatch):
+    pretrain, momenta = method(teacher=Teacher(momentum=0.5)), []
+    monkeypatch.setattr(pretrain, "follow", momenta.append)
+    trainer(tmp_path, accumulate_grad_batches=3).fit(pretrain, datamodule=Images())
+    assert momenta == pytest.approx([0.5, 0.5732233, 0.75, 0.9267767])
+
+
+def test_each_gradient_is_clipped_by_its_own_norm(tmp_path):
+    pretrain = lone(method(clip=3.0, freeze_prototypes=0), tmp_path)
+    for i, p in enumerate(pretrain.student.parameters()):
+        p.grad = torch.full_like(p, float(i % 2) * 100 / p.numel() ** 0.5 + 1e-3)
+    before = [p.grad.clone() for p in pretrain.student.parameters()]
+    pretrain.on_before_optimizer_step(torch.optim.SGD(pretrain.parameters(), 1.0))
+    for grad, p in zip(before, pretrain.student.parameters(), strict=True):
+        scale = min(1.0, 3.0 / (grad.norm().item() + 1e-6))
+        torch.testing.assert_close(p.grad, grad * scale)
+
+
+def test_prototypes_rest_in_the_first_epoch(tmp_path):
+    pretrain = method(freeze_prototypes=1)
+    before = pretrain.student.token_head.prototypes.weight.clone()
+    other = pretrain.student.token_head.mlp[0].weight.clone()
+    trainer(tmp_path, max_epochs=1).fit(pretrain, datamodule=Images())
+    assert torch.equal(before, pretrain.student.token_head.prototypes.weight)
+    assert not torch.equal(other, pretrain.student.token_head.mlp[0].weight)
+
+
+def test_resumed_training_equals_the_uninterrupted_bit_for_bit(tmp_path):
+    """In the middle of an epoch: weights, teacher, centres, schedules, masks and views.
+
+    Every batch is the same one, for which comes next is the data module's business.
+    """
+    data = Images()
+    data.batches = data.batches[:1] * 6
+
+    class StopAt(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 4:
+                trainer.save_checkpoint(tmp_path / "middle.ckpt")
+
+    whole = method()
+    trainer(tmp_path, callbacks=[StopAt()]).fit(whole, datamodule=data)
+    rest = method()
+    torch.manual_seed(99)
+    trainer(tmp_path).fit(
+        rest, datamodule=data, ckpt_path=tmp_path / "middle.ckpt", weights_only=False
+    )
+    different = [
+        name
+        for name, value in whole.state_dict().items()
+        if not torch.equal(value, rest.state_dict()[name])
+    ]
+    assert not different
+
+
+def test_monitors_are_logged(tmp_path):
+    pretrain = method()
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(pretrain, datamodule=Images())
+    names = {
+        "masked", "token_std", "token_entropy", "token_divergence", "keypoint_rank",
+        "patch_entropy", "patch_divergence", "tokens", "patches", "pixels", "loss",
+    }  # fmt: skip
+    assert names <= {n.removeprefix("train/") for n in run.logged_metrics}
+    assert {"val/probe", "val/probe_untrained"} <= set(run.callback_metrics)
+
+
+def test_masks_do_not_exceed_what_is_gathered(tmp_path):
+    pretrain = method()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        masks = pretrain.draw_masks(torch.zeros(8, 3, 32, 32))
+        assert (masks.weight > 0).sum() == masks.mask.sum()
+        assert masks.weight.sum().item() == pytest.approx(
+            distil.patch_weights(masks.mask).sum().item()
+        )
