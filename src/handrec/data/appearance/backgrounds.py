@@ -88,7 +88,10 @@ class Backgrounds(ABC):
         bank = self._bank(size, scene.device)
         index = (scene * len(bank)).long().clamp(max=len(bank) - 1)
         picture = F.grid_sample(
-            bank[index].float(), _crop(columns, size), padding_mode="reflection", align_corners=False
+            bank[index].float(),
+            _crop(columns, size),
+            padding_mode="reflection",
+            align_corners=False,
         )
         light = to_linear(picture.div_(255)).mul_(columns["tint"][..., None, None])
         still = torch.zeros_like(columns["place"])

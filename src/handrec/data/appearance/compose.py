@@ -15,6 +15,7 @@ from handrec.data.appearance.shadow import ShadowMap
 from handrec.data.appearance.visibility import visible_joints
 from handrec.geometry.camera import resize_camera
 from handrec.render.base import Attribute, Surface
+from handrec.render.lights import Harmonics
 from handrec.types import Camera, Rendering
 
 #: Rendered at twice the size and averaged: at 64 px a finger is five pixels wide.
@@ -33,6 +34,7 @@ class Ingredients(NamedTuple):
         props: what else there is.
         ambient: light from everywhere.
         sky: additional light from above (-y).
+        harmonics: additional light from all around, see ``render.lights.Harmonics``.
         key_colour: of the light that casts shadows.
         key_direction: towards it, camera frame (OpenCV), any length.
         specular: strength of its reflections on skin.
@@ -47,6 +49,7 @@ class Ingredients(NamedTuple):
     props: Props
     ambient: Float[Tensor, "b 3"]
     sky: Float[Tensor, "b 3"]
+    harmonics: Float[Tensor, "b 9 3"]
     key_colour: Float[Tensor, "b 3"]
     key_direction: Float[Tensor, "b 3"]
     specular: Float[Tensor, "b 1"]

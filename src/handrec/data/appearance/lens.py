@@ -100,6 +100,8 @@ class LensOptions:
     worst_quality: float = 35.0
 
 
+DEFAULT_LENS = LensOptions()
+
 #: Worse cameras, for pictures that differ from the training pictures.
 OTHER_LENS = LensOptions(
     motion=0.3, motion_length=0.1, defocus=0.3, defocus_radius=0.03, softness=0.01, exposure=0.6,
@@ -126,7 +128,7 @@ def sample_lens(count: int, generator: torch.Generator, options: LensOptions) ->
         axis=draw(-1, 1, count, 2),
         aberration=options.aberration * draw(-1, 1, count),
         vignetting=options.vignetting * draw(0, 1, count) ** 2,
-        gain=2**stops.clamp(-2, 2),
+        gain=2 ** stops.clamp(-2, 2),
         shot=noise**2,
         read=noise * draw(0.02, 0.15, count),
         correlation=draw(0, 0.6, count),
@@ -222,9 +224,9 @@ def _optics(light: Tensor, lens: Lens, hand: Tensor | None) -> Tensor:
     else:
         alone = (lens.hand_only * (lens.motion != 0).any(1)).view(-1, 1, 1, 1)
         moving = 1 - alone * (1 - hand)
-        blurred, share = convolve(
-            torch.cat([light * moving, moving], dim=1), kernel
-        ).split((3, 1), dim=1)
+        blurred, share = convolve(torch.cat([light * moving, moving], dim=1), kernel).split(
+            (3, 1), dim=1
+        )
         behind = torch.lerp(light, _behind(light, hand), hand)
         blurred = blurred.addcmul_(behind, (1 - share).mul_(alone))
     return _fringe(blurred, lens).clamp_(min=0)
@@ -281,9 +283,7 @@ def add_noise(
     return noise.mul_(deviation).add_(light)
 
 
-def normal_noise(
-    seed: Int[Tensor, " b"], shape: tuple[int, int, int]
-) -> Float[Tensor, "b c h w"]:
+def normal_noise(seed: Int[Tensor, " b"], shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
     """Return standard normal numbers that are a function of seed and position alone.
 
     A counter-based generator: an integer hash of seed and counter gives the same bits on every

@@ -107,7 +107,9 @@ def confetti(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
 def plasma(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return contour maps of noise in bands of loud colours."""
     level = fractal_noise(draw, count, 1, side, 2.0)
-    return _three_colours(draw, level * column(draw(0.7, 2.5, count)), column(draw(0.3, 0.7, count)))
+    return _three_colours(
+        draw, level * column(draw(0.7, 2.5, count)), column(draw(0.3, 0.7, count))
+    )
 
 
 def _turned(draw: Uniform, count: int, side: int) -> tuple[Tensor, Tensor]:

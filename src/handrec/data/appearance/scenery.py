@@ -56,7 +56,11 @@ def desk(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     table[:, 0, 1, ::2] += half
     table[:, 0, :, 1] = torch.tensor([top - 0.04, top])
     size = torch.cat(
-        [draw(0.02, 0.2, count, 7, 1), draw(0.005, 0.08, count, 7, 1), draw(0.02, 0.15, count, 7, 1)],
+        [
+            draw(0.02, 0.2, count, 7, 1),
+            draw(0.005, 0.08, count, 7, 1),
+            draw(0.02, 0.15, count, 7, 1),
+        ],
         dim=2,
     )
     screen = torch.tensor([0.28, 0.18, 0.012])
@@ -125,9 +129,7 @@ def _on_walls(draw: Uniform, wall: Tensor, along: Tensor, y: Tensor, side_wall: 
         pane = colours(draw, count) if number else draw(0.75, 1, count, 3).sort(1).values
         edge = colours(draw, count, vivid=0.3)[..., None, None]
         wall = torch.where(here & tracing.within(along, y, frame), edge, wall)
-        wall = torch.where(
-            here & tracing.within(along, y, rectangle), pane[..., None, None], wall
-        )
+        wall = torch.where(here & tracing.within(along, y, rectangle), pane[..., None, None], wall)
     return wall
 
 
@@ -135,7 +137,9 @@ def _boards(draw: Uniform, x: Tensor, z: Tensor) -> Float[Tensor, "b 1 s s"]:
     """Return the tone of boards, tiles or carpet on floors."""
     count = len(x)
     width, ratio = draw(0.08, 0.4, count), 1 + 9 * (draw(0, 1, count) < 0.6) * draw(0.3, 1, count)
-    tone, edge = bricks(x / column(width), z / column(width), column(ratio), column(draw(0, 2, count)))
+    tone, edge = bricks(
+        x / column(width), z / column(width), column(ratio), column(draw(0, 2, count))
+    )
     contrast = column(draw(0, 0.35, count))
     gap = column(draw(0.4, 1, count))
     joint = torch.where(edge * column(width) < 0.004, gap, torch.ones_like(edge))
@@ -209,10 +213,16 @@ def landscape(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
 def _sky(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return skies: blue, grey or evening, with clouds."""
     _, y = pixels(side)
-    tops = torch.tensor([[0.35, 0.55, 0.85], [0.7, 0.74, 0.8], [0.85, 0.88, 0.92], [0.45, 0.5, 0.7]])
-    lows = torch.tensor([[0.75, 0.85, 0.95], [0.85, 0.86, 0.88], [0.95, 0.95, 0.95], [0.95, 0.75, 0.6]])
+    tops = torch.tensor(
+        [[0.35, 0.55, 0.85], [0.7, 0.74, 0.8], [0.85, 0.88, 0.92], [0.45, 0.5, 0.7]]
+    )
+    lows = torch.tensor(
+        [[0.75, 0.85, 0.95], [0.85, 0.86, 0.88], [0.95, 0.95, 0.95], [0.95, 0.75, 0.6]]
+    )
     which = (draw(0, 1, count) * len(tops)).long()
-    sky = torch.lerp(tops[which][..., None, None], lows[which][..., None, None], y.expand(side, side))
+    sky = torch.lerp(
+        tops[which][..., None, None], lows[which][..., None, None], y.expand(side, side)
+    )
     clouds = fractal_noise(draw, count, 1, side, 1.5, stretch=0.6) - column(draw(-0.5, 2, count))
     return torch.lerp(sky, torch.tensor(0.95), 0.8 * clouds.clamp(0, 1))
 
@@ -249,7 +259,9 @@ def fabric(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     u = x * turn.cos() + y * turn.sin() + 0.06 * warp[:, :1]
     v = y * turn.cos() - x * turn.sin() + 0.06 * warp[:, 1:]
     folds = torch.sin(u * column(draw(4, 25, count)) + 2 * v)
-    folds = folds.abs() ** column(draw(0.4, 1, count)) + 0.3 * fractal_noise(draw, count, 1, side, 1.8)
+    folds = folds.abs() ** column(draw(0.4, 1, count)) + 0.3 * fractal_noise(
+        draw, count, 1, side, 1.8
+    )
     slope = torch.gradient(folds, dim=(2, 3))
     lit = (slope[0] * turn.cos() + slope[1] * turn.sin()) * side / 20
     pair = colours(draw, count, 2)
@@ -291,7 +303,9 @@ def wall(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     shadow = torch.ones(count, 1, side, side)
     depth, turn = draw(0.4, 1, count, 1), draw(0, math.pi, count)
     half = draw(0.2, 0.8, count, 2)
-    blob(shadow, draw(0, 1, count, 2), half, turn, depth, roundness=0.3, soft=draw(0.02, 0.3, count))
+    blob(
+        shadow, draw(0, 1, count, 2), half, turn, depth, roundness=0.3, soft=draw(0.02, 0.3, count)
+    )
     return _finish(draw, picture, shadow)
 
 
@@ -350,7 +364,9 @@ def shelves(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
 
 def haze(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return smooth colours without anything to recognise: scenes far out of focus."""
-    noise = fractal_noise(draw, count, 1, side, 1.5) + 0.4 * fractal_noise(draw, count, 3, side, 1.7)
+    noise = fractal_noise(draw, count, 1, side, 1.5) + 0.4 * fractal_noise(
+        draw, count, 3, side, 1.7
+    )
     base = colours(draw, count)[..., None, None]
     return _finish(draw, (base * (1 + column(draw(0.1, 0.5, count)) * noise)).clamp(0, 1))
 

@@ -65,9 +65,7 @@ def look(
     return Rays(origin[..., None, None], torch.where(direction.abs() < 1e-4, tiny, direction))
 
 
-def trace(
-    rays: Rays, room: Float[Tensor, "b 2 3"], boxes: Float[Tensor, "b k 2 3"]
-) -> Hits:
+def trace(rays: Rays, room: Float[Tensor, "b 2 3"], boxes: Float[Tensor, "b k 2 3"]) -> Hits:
     """Return what the rays meet: the inside of a room or the outside of boxes in it.
 
     Args:
@@ -117,7 +115,9 @@ def illuminate(
     return cosine / (1 + squared / reach.view(-1, 1, 1, 1) ** 2)
 
 
-def pick(values: Float[Tensor, "b k c"], number: Int[Tensor, "b 1 s s"]) -> Float[Tensor, "b c s s"]:
+def pick(
+    values: Float[Tensor, "b k c"], number: Int[Tensor, "b 1 s s"]
+) -> Float[Tensor, "b c s s"]:
     """Return row ``number`` of each image's table at each pixel; -1 is the last row."""
     index = (number % values.shape[1])[:, 0]
     rows = torch.arange(len(values), device=values.device).view(-1, 1, 1)
