@@ -1,7 +1,7 @@
 """What is in the picture besides the hand: forearm, sleeve, a thing, another hand.
 
-A table of numbers; ``meshes`` makes geometry of it. Every range is our choice and is stated where it
-is drawn.
+A table of numbers, of which ``meshes`` makes geometry. Every range is our choice and is stated
+where it is drawn.
 """
 
 import math
@@ -110,9 +110,7 @@ def sample_props(
     kind = draw(0.0, 1.0, count)
     ends = torch.tensor([options.held, options.before, options.behind]).cumsum(0)
     thing = torch.where(kind < ends[2], 1.0 + (kind[:, None] >= ends[:2]).sum(1), 0.0)
-    other = torch.cat(
-        [_chance(draw, count, options.other_hand), _chance(draw, count, 0.75)], dim=1
-    )
+    other = torch.cat([_chance(draw, count, options.other_hand), _chance(draw, count, 0.75)], dim=1)
     place = torch.cat(
         [draw(0.0, 3.0, count, 1).floor(), draw(0.0, 1.0, count, 2), draw(-1.0, 1.0, count, 1)], 1
     )

@@ -114,9 +114,7 @@ def hold(
     best = torch.where(room > 0, 1 + 100 * radius - room, room).argmax(1, keepdim=True)
     place = places.gather(1, best[..., None].expand(-1, -1, 2))[:, 0]
     centre = middle + (plane @ place[..., None])[..., 0]
-    return Placement(
-        centre, torch.stack([palmar, fingers, across], dim=-1), radius.gather(1, best)
-    )
+    return Placement(centre, torch.stack([palmar, fingers, across], dim=-1), radius.gather(1, best))
 
 
 def beside(
