@@ -1,5 +1,6 @@
 """Draws a stage with its ingredients: everything but what a camera does to a picture."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,16 @@ from handrec.data.appearance.visibility import visible_joints
 from handrec.geometry.camera import resize_camera
 from handrec.render.base import Attribute, Surface
 from handrec.render.lights import Harmonics
-from handrec.types import Camera, Rendering
+from handrec.types import Camera, Hand, Rendering
 
 #: Rendered at twice the size and averaged: at 64 px a finger is five pixels wide.
 _SUPERSAMPLING = 2
+
+#: Images drawn at a time on a CPU: what they need stays in its caches.
+_AT_ONCE = 8
+
+#: Metres off the surface at which shadows are looked up.
+_LIFT = 0.0015
 
 #: By how much light creeps round the edge of skin into its shade: red light goes farthest.
 _WRAP = (0.35, 0.15, 0.1)
@@ -61,7 +68,7 @@ class Ingredients(NamedTuple):
 
 @torch.no_grad()
 def compose(stage: Stage, ingredients: Ingredients) -> Picture:
-    """Return the picture of a stage, in float32.
+    """Return the pictures of a stage, in float32.
 
     Depth and uv are those of one sample per pixel: of its four, the one that shows the hand
     nearest to the camera. Nothing is averaged across edges.
@@ -70,30 +77,57 @@ def compose(stage: Stage, ingredients: Ingredients) -> Picture:
         stage: posed hands and their camera.
         ingredients: a row per hand.
     """
-    with torch.autocast(stage.posed.vertices.device.type, enabled=False):
-        meshes = build(stage, ingredients.props)
-        height, width = stage.camera.image_size
-        fine = resize_camera(stage.camera, (height * _SUPERSAMPLING, width * _SUPERSAMPLING))
-        shadows = shadow.cast(
-            stage.rasterizer,
-            meshes.vertices,
-            meshes.faces,
-            stage.posed.vertices,
-            ingredients.key_direction,
-            max(height, 96),
-        )
-        drawn = _render(stage, meshes, ingredients, shadows, fine)
-        light = F.avg_pool2d(drawn.image[:, :3], _SUPERSAMPLING)
-        clear = 1 - F.avg_pool2d(drawn.mask, _SUPERSAMPLING)
-        behind = to_linear(ingredients.background) * _on_wall(stage, ingredients, shadows)
-        image = to_srgb((light + clear * behind).clamp(0, 1))
-        mask, depth, uv = _labels(drawn, meshes.part)
-        seen = visible_joints(stage, meshes, drawn, fine)
-    return Picture(image, mask, depth, uv, seen)
+    device = stage.pose.device
+    # Those with another hand together: the others' meshes are smaller.
+    order = ingredients.props.other[:, 0].argsort(stable=True)
+    chunks = order.split(_AT_ONCE if device.type == "cpu" else len(order))
+    with torch.autocast(device.type, enabled=False):
+        pictures = [
+            _compose(_stage_rows(stage, rows), _ingredient_rows(ingredients, rows))
+            for rows in chunks
+        ]
+    back = order.argsort()
+    return Picture(*(torch.cat(column)[back] for column in zip(*pictures, strict=True)))
+
+
+def _stage_rows(stage: Stage, rows: Int[Tensor, " n"]) -> Stage:
+    return stage._replace(
+        posed=Hand(*(column[rows] for column in stage.posed)),
+        pose=stage.pose[rows],
+        camera=stage.camera._replace(intrinsics=stage.camera.intrinsics[rows]),
+        noise_seed=stage.noise_seed[rows],
+    )
+
+
+def _ingredient_rows(given: Ingredients, rows: Int[Tensor, " n"]) -> Ingredients:
+    props = Props(*(column[rows] for column in given.props))
+    columns = {key: value[rows] for key, value in given._asdict().items() if key != "props"}
+    return Ingredients(props=props, **columns)
+
+
+def _compose(stage: Stage, given: Ingredients) -> Picture:
+    meshes = build(stage, given.props)
+    height, width = stage.camera.image_size
+    fine = resize_camera(stage.camera, (height * _SUPERSAMPLING, width * _SUPERSAMPLING))
+    shadows = shadow.cast(
+        stage.rasterizer,
+        meshes.vertices,
+        meshes.faces,
+        stage.posed.vertices,
+        given.key_direction,
+        max(height, 96),
+    )
+    drawn = _render(stage, meshes, given, shadows, fine)
+    light = F.avg_pool2d(drawn.image[:, :3], _SUPERSAMPLING)
+    clear = 1 - F.avg_pool2d(drawn.mask, _SUPERSAMPLING)
+    behind = to_linear(given.background) * _on_wall(stage, given, shadows)
+    image = to_srgb((light + clear * behind).clamp(0, 1))
+    mask, depth, uv = _labels(drawn, len(stage.hand.faces))
+    return Picture(image, mask, depth, uv, visible_joints(stage, meshes, drawn, fine))
 
 
 def to_linear(colour: Tensor) -> Tensor:
-    """Return linear light of sRGB in [0, 1], within 0.003; a polynomial, far cheaper than powers."""
+    """Return linear light of sRGB in [0, 1], within 0.003, by a polynomial: powers are slow."""
     return colour * (colour * (colour * 0.305306011 + 0.682171111) + 0.012522878)
 
 
@@ -104,139 +138,173 @@ def to_srgb(light: Tensor) -> Tensor:
 
 
 def _render(
-    stage: Stage, meshes: Meshes, ingredients: Ingredients, shadows: ShadowMap, camera: Camera
+    stage: Stage, meshes: Meshes, given: Ingredients, shadows: ShadowMap, camera: Camera
 ) -> Rendering:
     """Return linear RGB and the atlas coordinates of every sample."""
     each_face = torch.arange(len(meshes.faces), device=meshes.faces.device)[:, None].expand(-1, 3)
-    smooth = torch.cat([meshes.normals, meshes.vertices, meshes.shade], dim=-1)
+    to_light = F.normalize(given.key_direction, dim=-1)
+    to_camera = -F.normalize(stage.posed.vertices.mean(1), dim=-1)
+    halfway = F.normalize(to_light + to_camera, dim=-1)
+    cosines = meshes.normals @ torch.stack([to_light, halfway], dim=-1)
+    above = 0.5 - 0.5 * meshes.normals[..., 1:2]
+    fill = given.ambient[:, None] + above * given.sky[:, None]
+    # Off the skin a little: what turns away from the light is dark already.
+    places = shadow.place(shadows, meshes.vertices + _LIFT * meshes.normals)
     attributes = {
-        "smooth": Attribute(smooth),
+        "normal": Attribute(torch.cat([meshes.normals, cosines], dim=-1)),
+        "fill": Attribute(fill * meshes.shade),
+        "place": Attribute(places),
+        "shade": Attribute(meshes.shade),
         "uv": Attribute(meshes.uv, meshes.uv_faces),
-        "part": Attribute(1.0 + meshes.part[None, :, None], each_face),
+        "part": Attribute(meshes.part[None, :, None].to(fill), each_face),
     }
-    shader = _Shader(ingredients, shadows)
+    shader = _Shader(given, shadows)
     return stage.rasterizer.render(meshes.vertices, meshes.faces, attributes, camera, shader)
 
 
 class _Shader:
     """Linear RGB and uv: wrapped diffuse and Blinn's specular reflection in one cast light.
 
-    It reads ``smooth`` (normal, position, gain on the albedo), ``uv`` and ``part`` (1 + its number,
-    0 where there is nothing).
+    It reads ``normal`` (the normal, and its products with the directions to the light and halfway
+    to the camera), ``fill`` (light from all around), ``place`` in the shadow map, ``shade`` (gain
+    on the albedo), ``uv`` and ``part``.
     """
 
-    def __init__(self, ingredients: Ingredients, shadows: ShadowMap) -> None:
-        self.ingredients = ingredients
+    def __init__(self, given: Ingredients, shadows: ShadowMap) -> None:
+        self.given = given
         self.shadows = shadows
-        self.paint = _paint_table(ingredients)
-        self.images = torch.arange(len(self.paint), device=self.paint.device)
+        self.paints = _paints(given)
+        self.images = torch.arange(len(given.texture), device=given.texture.device)
 
     def __call__(self, surface: Surface) -> Float[Tensor, "... 5"]:
         """Return linear light reflected to the camera, and uv."""
-        given = self.ingredients
-        normal = F.normalize(surface["smooth"][..., :3], dim=-1, eps=1e-6)
-        position, shade = surface["smooth"][..., 3:6], surface["smooth"][..., 6:]
-        part = (surface["part"][..., 0] - 0.5).long().clamp(max=len(Part) - 1)
         image = surface.of_image(self.images)
-        paint = self.paint.flatten(0, 1)[image * len(Part) + part]
-        albedo, skin = self._albedo(surface, part, paint)
-        to_light = surface.of_image(F.normalize(given.key_direction, dim=-1))
-        cosine = (normal * to_light).sum(-1, keepdim=True)
-        reaches = shadow.lit(self.shadows, position, image)
-        reaches = 1 - surface.of_image(given.shadow) * (1 - reaches)
-        wrap = normal.new_tensor(_WRAP) * skin
-        key = ((cosine + wrap) / (1 + wrap)).relu() * reaches
-        above = 0.5 - 0.5 * normal[..., 1:2]
-        ambient = surface.of_image(given.ambient) + above * surface.of_image(given.sky)
-        key_colour = surface.of_image(given.key_colour)
-        light = albedo * (ambient * shade + key_colour * key)
-        halfway = F.normalize(to_light - F.normalize(position, dim=-1), dim=-1)
-        shine = (normal * halfway).sum(-1, keepdim=True).clamp(min=1e-4)
-        shine = shine ** surface.of_image(given.shininess) * (cosine > 0)
-        gloss = surface.of_image(given.specular) * paint[..., 8:9]
-        return torch.cat([light + key_colour * (gloss * shine * reaches), surface["uv"]], dim=-1)
+        part = surface["part"][..., 0].round().long()
+        row = image * len(Part) + part
+
+        def paint(values: Tensor) -> Tensor:
+            return values.flatten(0, 1).index_select(0, row.flatten()).view(*row.shape, -1)
+
+        normal = surface["normal"]
+        length = normal[..., :3].norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        facing, shine = (normal[..., 3:] / length).split(1, dim=-1)
+        taken, shininess = paint(self.paints.gloss).split(1, dim=-1)
+        reaches = shadow.lit(self.shadows, surface["place"], image)[..., None]
+        reaches = (1 - taken * (1 - reaches)) * surface["shade"]
+        key = (paint(self.paints.facing) * facing + paint(self.paints.wrap)).relu()
+        light = self._albedo(surface, image, part, paint) * (surface["fill"] + key * reaches)
+        shine = shine.clamp(min=1e-3) ** shininess * (reaches * (facing > 0))
+        return torch.cat([light + paint(self.paints.specular) * shine, surface["uv"]], dim=-1)
 
     def _albedo(
-        self, surface: Surface, part: Tensor, paint: Tensor
-    ) -> tuple[Tensor, Float[Tensor, "... 1"]]:
-        """Return the linear albedo, and 1 on skin."""
-        uv = surface["uv"]
-        others = ((part == Part.OTHER_HAND) | (part == Part.OTHER_FOREARM))[..., None]
-        painted = (part == Part.SLEEVE) | (part == Part.THING)
-        own, other = self.ingredients.texture, self.ingredients.other_texture
-        skin = torch.where(others, _look_up(surface, other), _look_up(surface, own))
+        self, surface: Surface, image: Tensor, part: Tensor, paint: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "... 3"]:
+        uv, painted = surface["uv"], (part == Part.SLEEVE) | (part == Part.THING)
+        other = (part == Part.OTHER_HAND) | (part == Part.OTHER_FOREARM)
+        skin = _look_up(self.given.texture, self.given.other_texture, uv, image, other)
         first, second = torch.sin(uv * (2 * torch.pi)).split(1, dim=-1)
-        contrast, checks = paint[..., 6:7], paint[..., 7:8]
-        pattern = torch.tanh(contrast * first * torch.lerp(torch.ones_like(second), second, checks))
-        colour = torch.lerp(paint[..., :3], paint[..., 3:6], 0.5 + 0.5 * pattern)
-        albedo = torch.where(painted[..., None], colour, to_linear(skin))
-        return albedo, 1 - painted[..., None].to(albedo)
+        contrast, checks = paint(self.paints.pattern).split(1, dim=-1)
+        pattern = torch.tanh(contrast * first * (1 + checks * (second - 1)))
+        colour = paint(self.paints.colour) + pattern * paint(self.paints.swing)
+        return torch.where(painted[..., None], colour, to_linear(skin))
 
 
-def _paint_table(ingredients: Ingredients) -> Float[Tensor, "b parts 9"]:
-    """Return linear colours, contrast, share of checks and gloss of each part."""
-    props = ingredients.props
-    rows = []
+class _Paints(NamedTuple):
+    """What the parts of each image look like; linear colours.
+
+    Attributes:
+        colour: middle of the two colours of a pattern; of skin it is unused.
+        swing: half of their difference.
+        pattern: contrast, share of checks.
+        facing: key light reflected per cosine.
+        wrap: and at a cosine of 0.
+        specular: colour of reflections.
+        gloss: share of the key light that a shadow takes; shininess.
+    """
+
+    colour: Float[Tensor, "b parts 3"]
+    swing: Float[Tensor, "b parts 3"]
+    pattern: Float[Tensor, "b parts 2"]
+    facing: Float[Tensor, "b parts 3"]
+    wrap: Float[Tensor, "b parts 3"]
+    specular: Float[Tensor, "b parts 3"]
+    gloss: Float[Tensor, "b parts 2"]
+
+
+def _paints(given: Ingredients) -> _Paints:
+    props, rows = given.props, []
     for part in Part:
         row = props.cloth if part == Part.SLEEVE else props.thing_paint
-        gloss = torch.ones_like(row[:, :1]) if part in SKIN else row[:, 10:]
-        rows.append(torch.cat([to_linear(row[:, :6]), row[:, 8:10], gloss], dim=1))
-    return torch.stack(rows, dim=1)
+        skin = part in SKIN
+        first, second = to_linear(row[:, :6]).split(3, dim=1)
+        wrap = row.new_tensor(_WRAP) * float(skin)
+        specular = given.key_colour * given.specular * (1.0 if skin else row[:, 10:])
+        gloss = torch.cat([given.shadow, given.shininess], dim=1)
+        facing = given.key_colour / (1 + wrap)
+        colours = (first + second) / 2, (second - first) / 2
+        rows.append(_Paints(*colours, row[:, 8:10], facing, facing * wrap, specular, gloss))
+    return _Paints(*(torch.stack(column, dim=1) for column in zip(*rows, strict=True)))
 
 
-def _look_up(surface: Surface, texture: Float[Tensor, "b 3 t t"]) -> Float[Tensor, "... 3"]:
-    """Return a texture's colours at the surface's uv, bilinear; texel (0, 0) is the upper left."""
-    size = texture.shape[-1]
-    u, v = surface["uv"].unbind(-1)
-    x, y = (u * size - 0.5).clamp(0, size - 1), ((1 - v) * size - 0.5).clamp(0, size - 1)
-    left, top = x.floor().clamp(max=size - 2), y.floor().clamp(max=size - 2)
-    images = torch.arange(len(texture), device=texture.device)
-    texel = surface.of_image(images) * (size * size) + top.long() * size + left.long()
-    texels = texture.permute(0, 2, 3, 1).flatten(0, 2)
-    rows = [
-        torch.lerp(texels[texel + step], texels[texel + step + 1], (x - left)[..., None])
-        for step in (0, size)
-    ]
-    return torch.lerp(rows[0], rows[1], (y - top)[..., None])
+def _look_up(
+    own: Float[Tensor, "b 3 t t"],
+    other: Float[Tensor, "b 3 t t"],
+    uv: Float[Tensor, "... 2"],
+    image: Int[Tensor, "..."],
+    is_other: Bool[Tensor, "..."],
+) -> Float[Tensor, "... 3"]:
+    """Return the skin's colours, bilinear; the first texel is the upper left one, v is up."""
+    size = own.shape[-1]
+    texels = torch.stack([own, other], dim=1).permute(0, 1, 3, 4, 2).reshape(-1, 3)
+    x, y = uv.unbind(-1)
+    x, y = (x * size - 0.5).clamp(0, size - 1.001), ((1 - y) * size - 0.5).clamp(0, size - 1.001)
+    left, top = x.long(), y.long()
+    texel = ((2 * image + is_other.long()) * size + top) * size + left
+    across, down = (x - left)[..., None], (y - top)[..., None]
+
+    def line(start: Tensor) -> Tensor:
+        pair = [texels.index_select(0, start.flatten() + i).view(*start.shape, 3) for i in (0, 1)]
+        return pair[0] + across * (pair[1] - pair[0])
+
+    upper, lower = line(texel), line(texel + size)
+    return upper + down * (lower - upper)
 
 
-def _on_wall(
-    stage: Stage, ingredients: Ingredients, shadows: ShadowMap
-) -> Float[Tensor, "b 1 h w"]:
+def _on_wall(stage: Stage, given: Ingredients, shadows: ShadowMap) -> Float[Tensor, "b 1 h w"]:
     """Return what is left of the light on a plane behind the hand, facing the camera."""
     height, width = stage.camera.image_size
-    depth = stage.posed.vertices[..., 2].amax(1)[:, None, None] + ingredients.wall[..., None]
+    coarse = resize_camera(stage.camera, (-(-height // 2), -(-width // 2)))
+    depth = stage.posed.vertices[..., 2].amax(1)[:, None, None] + given.wall[..., None]
     down, right = torch.meshgrid(
-        torch.arange(height).to(depth) + 0.5, torch.arange(width).to(depth) + 0.5, indexing="ij"
+        *(torch.arange(side).to(depth) + 0.5 for side in coarse.image_size), indexing="ij"
     )
     pixels = torch.stack([right, down, torch.ones_like(right)], dim=-1).view(-1, 3)
-    points = pixels @ torch.linalg.inv(stage.camera.intrinsics).mT * depth
+    points = pixels @ torch.linalg.inv(coarse.intrinsics).mT * depth
     images = torch.arange(len(points), device=points.device)[:, None]
-    reaches = shadow.lit(shadows, points, images).mT.view(-1, 1, height, width)
-    key, rest = ingredients.key_colour.mean(1), ingredients.ambient.mean(1)
-    facing = F.normalize(ingredients.key_direction, dim=-1)[:, 2].neg().relu()
-    share = ingredients.shadow[:, 0] * key * facing / (key * facing + rest).clamp(min=1e-3)
-    return 1 - share[:, None, None, None] * (1 - reaches)
+    dark = 1 - shadow.lit(shadows, shadow.place(shadows, points), images)
+    dark = F.interpolate(dark.view(-1, 1, *coarse.image_size), (height, width), mode="bilinear")
+    key, rest = given.key_colour.mean(1), (given.ambient + given.sky / 2).mean(1)
+    key = key * F.normalize(given.key_direction, dim=-1)[:, 2].neg().relu()
+    share = given.shadow[:, 0] * key / (key + rest).clamp(min=1e-3)
+    return 1 - share[:, None, None, None] * dark
 
 
 def _labels(
-    drawn: Rendering, part: Int[Tensor, " f"]
+    drawn: Rendering, faces: int
 ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"], Float[Tensor, "b 2 h w"]]:
-    """Return mask, depth and uv of the hand; see :func:`compose`."""
-    is_hand = _shows(drawn, part, Part.HAND)[:, None]
+    """Return mask, depth and uv of the hand, whose faces come first; see :func:`compose`."""
+    face = drawn.face_index[:, None]
+    is_hand = (face >= 0) & (face < faces)
     mask = F.avg_pool2d(is_hand.float(), _SUPERSAMPLING)
-    blocks = torch.cat([torch.where(is_hand, drawn.depth, torch.inf), drawn.image[:, 3:]], dim=1)
-    blocks = F.unfold(blocks, _SUPERSAMPLING, stride=_SUPERSAMPLING)
-    blocks = blocks.view(len(blocks), 3, _SUPERSAMPLING**2, *mask.shape[-2:])
-    nearest = blocks[:, :1].argmin(2, keepdim=True).expand(-1, 3, -1, -1, -1)
-    sample = torch.where(mask > 0, blocks.gather(2, nearest)[:, :, 0], 0.0)
-    return mask, sample[:, :1], sample[:, 1:]
-
-
-def _shows(drawn: Rendering, part: Int[Tensor, " f"], which: Part) -> Bool[Tensor, "b h w"]:
-    """Say which samples show a part."""
-    face = drawn.face_index.long()
-    return (face >= 0) & (part == which)[face.clamp(min=0)]
+    depths = torch.where(is_hand, drawn.depth, torch.inf)
+    depth, uv = torch.full_like(mask, torch.inf), torch.zeros_like(mask).repeat(1, 2, 1, 1)
+    for row in range(_SUPERSAMPLING):
+        for column in range(_SUPERSAMPLING):
+            sample = (..., slice(row, None, _SUPERSAMPLING), slice(column, None, _SUPERSAMPLING))
+            nearer = depths[sample] < depth
+            depth = torch.where(nearer, depths[sample], depth)
+            uv = torch.where(nearer, drawn.image[:, 3:][sample], uv)
+    return mask, torch.where(mask > 0, depth, 0.0), uv
 
 
 __all__ = ["Ingredients", "compose", "to_linear", "to_srgb"]

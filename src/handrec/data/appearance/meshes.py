@@ -85,12 +85,14 @@ def build(stage: Stage, props: Props) -> Meshes:
     own = _limb(hand, stage.posed, stage.pose[:, 0], props.arm, props.bend[:, 0])
     wears = own.present & (props.sleeve[:, :1] > 0)
     pieces = [own.hand, own.forearm, _sleeve(own.arm, wears, props), _thing(stage, props)]
-    pieces += _other(stage, props)
+    rows = props.other[:, 0].nonzero()[:, 0]
+    pieces += _other(stage, props, rows) if len(rows) else []
     vertices, normals, shade, uv = (torch.cat(columns, 1) for columns in zip(*pieces, strict=True))
     rest = torch.cat([hand.template, topology.wrist.rest])
-    return Meshes(
-        vertices, topology.faces, topology.part, normals, shade, uv, topology.uv_faces, rest
-    )
+    # The other hand comes last: where none has one, there are no faces for it.
+    count = len(topology.part) if len(rows) else topology.before_other
+    faces, part, uv_faces = (x[:count] for x in topology[:3])
+    return Meshes(vertices, faces, part, normals, shade, uv, uv_faces, rest)
 
 
 class _Topology(NamedTuple):
@@ -99,6 +101,7 @@ class _Topology(NamedTuple):
     faces: Int[Tensor, "f 3"]
     part: Int[Tensor, " f"]
     uv_faces: Int[Tensor, "f 3"]
+    before_other: int
     wrist: Wrist
     spheres: SphereProxies
 
@@ -117,15 +120,15 @@ def _topology(hand: HandModel, device: torch.device) -> _Topology:
     solid = solids.solid_faces()
     count = int(solid.max()) + 1
     faces, uv_faces, parts, vertices, uvs = [], [], [], 0, 0
-    for part, piece in zip(
-        Part, (skin, forearm, sleeve, (solid, solid, count, count), skin, forearm), strict=True
-    ):
+    thing = solid, solid, count, count
+    for part, piece in zip(Part, (skin, forearm, sleeve, thing, skin, forearm), strict=True):
         faces.append(piece[0] + vertices)
         uv_faces.append(piece[1] + uvs)
         parts.append(torch.full((len(piece[0]),), int(part)))
         vertices, uvs = vertices + piece[2], uvs + piece[3]
     joined = (torch.cat(column).to(device) for column in (faces, parts, uv_faces))
-    return _Topology(*joined, wrist, SphereProxies(hand).to(device))
+    before = sum(len(piece) for piece in faces[: Part.OTHER_HAND])
+    return _Topology(*joined, before, wrist, SphereProxies(hand).to(device))
 
 
 def _unwrapped(rings: int) -> Int[Tensor, "f 3"]:
@@ -173,7 +176,7 @@ def _limb(hand: HandModel, posed: Hand, turn: Tensor, look: Tensor, bend: Tensor
     level = F.normalize(normals - (normals * axis).sum(-1, keepdim=True) * axis, dim=-1, eps=1e-6)
     skin = _Piece(vertices, level, shade, hand.uv.expand(len(vertices), -1, -1))
     lighter = (torch.linspace(0, 1.5, tube.shape[1]).clamp(max=1)).to(tube)[:, None]
-    tone = (1 + look[:, 2, None, None] * lighter).expand(-1, -1, SIDES).reshape(len(tube), -1, 1)
+    tone = (1 + look[:, 2, None, None] * lighter).repeat_interleave(SIDES, 1)
     forearm = _Piece(
         torch.where(present[:, None], tube.flatten(1, 2), origin[:, None]),
         tube_normals.flatten(1, 2),
@@ -201,12 +204,12 @@ def _look_past(arm: Arm) -> tuple[Arm, Bool[Tensor, "b 1"]]:
 def _ambient_occlusion(
     spheres: SphereProxies, posed: Hand, normals: Tensor
 ) -> Float[Tensor, "b v 1"]:
-    """Return the share of the sky that vertices see past the hand's own spheres, roughly."""
+    """Return the share of their surroundings that vertices see past the hand's own spheres."""
     centres = spheres.mixture @ posed.joints
     # Written out: matrix products instead of (B, V, S, 3) differences.
     along = normals @ centres.mT - (normals * posed.vertices).sum(-1, keepdim=True)
-    squared = torch.cdist(posed.vertices, centres).square().clamp(min=1e-8)
-    hidden = along.relu() * spheres.radii.square() * squared.pow(-1.5)
+    distance = torch.cdist(posed.vertices, centres).clamp(min=1e-4)
+    hidden = along.relu() * spheres.radii.square() / distance**3
     return torch.exp(-1.2 * hidden.sum(-1, keepdim=True))
 
 
@@ -249,10 +252,9 @@ def _thing(stage: Stage, props: Props) -> _Piece:
 _GRAIN = ((0.25, 0.15, 1.0), (1.0, -0.4, 0.1))
 
 
-def _other(stage: Stage, props: Props) -> list[_Piece]:
+def _other(stage: Stage, props: Props, rows: Int[Tensor, " n"]) -> list[_Piece]:
     """Return the other hand and its forearm, made only for the rows that have one."""
     hand = stage.hand
-    rows = props.other[:, 0].nonzero()[:, 0]
     own = stage.posed.vertices
     chosen = Props(*(column[rows] for column in props))
     pose = pose_from_angles(chosen.other_angles, hand.joint_axes)

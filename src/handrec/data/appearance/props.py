@@ -1,7 +1,7 @@
 """What is in the picture besides the hand: forearm, sleeve, a thing, another hand.
 
-A table of numbers; ``meshes`` makes geometry of it. Every range is our choice and is stated where it
-is drawn.
+A table of numbers, of which ``meshes`` makes geometry. Every range is our choice and is stated
+where it is drawn.
 """
 
 import math

@@ -11,29 +11,28 @@ from handrec.render.base import Attribute, Rasterizer
 from handrec.types import Camera
 
 #: A light so many times the scene's radius away is as good as at infinity.
-_FAR = 40.0
+_FAR = 400.0
 
 #: Depth by which a surface must be behind another to lie in its shadow: in texels, and metres.
 _BIAS_TEXELS, _BIAS = 1.5, 0.0008
 
+#: Depth of what is not there, metres.
+_NOTHING = 1e3
+
 
 class ShadowMap(NamedTuple):
-    """Depths seen from a light.
+    """Depths seen from a light, in its direction, from the middle of what it shines on.
 
     Attributes:
-        nearest: depth around each texel, 3 x 3 in reading order, metres; far where nothing is.
-        turn: rows are the axes of the light's camera; the last one points away from the light.
-        shift: from the turned camera frame to the light's, metres.
-        focal: of the light's camera, texels.
-        bias: metres.
-        size: texels along a side.
+        nearest: depth around each texel, 3 x 3 in reading order, bias included, metres; with a
+            border of nothing all around.
+        to_map: from the camera frame to column, row (texels, centres at + 0.5, border included)
+            and depth (metres); affine.
+        size: texels along a side, border included.
     """
 
     nearest: Float[Tensor, "b n 9"]
-    turn: Float[Tensor, "b 3 3"]
-    shift: Float[Tensor, "b 3"]
-    focal: Float[Tensor, "b 1"]
-    bias: Float[Tensor, "b 1"]
+    to_map: Float[Tensor, "b 3 4"]
     size: int
 
 
@@ -52,32 +51,36 @@ def cast(
         rasterizer: any backend.
         vertices: metres, camera frame.
         faces: shared by the batch.
-        focus: points around which shadows fall; what is farther off is lit, metres.
+        focus: points around which shadows are cast; what is farther off casts none, metres.
         direction: towards the light, any length.
         size: of the map, texels.
     """
     turn = _facing(direction)
     low, high = focus.amin(1), focus.amax(1)
     centre = (low + high) / 2
-    radius = 1.1 * (focus - centre[:, None]).norm(dim=-1).amax(1, keepdim=True)
+    radius = 1.1 * (focus - centre[:, None]).norm(dim=-1).amax(1)
     distance = _FAR * radius
-    shift = -(turn @ centre[..., None])[..., 0]
-    shift = torch.cat([shift[:, :2], shift[:, 2:] + distance], dim=1)
-    focal = size / 2 * distance / radius
     intrinsics = torch.zeros_like(turn)
-    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal[:, 0]
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = size / 2 * _FAR
     intrinsics[:, :2, 2], intrinsics[:, 2, 2] = size / 2, 1
+    middle = torch.stack([torch.zeros_like(distance)] * 2 + [distance], dim=-1)
     seen = rasterizer.render(
-        vertices @ turn.mT + shift[:, None],
+        (vertices - centre[:, None]) @ turn.mT + middle[:, None],
         faces,
         {"blank": Attribute(torch.zeros_like(vertices[:1, :, :1]))},
         Camera(intrinsics, (size, size)),
         lambda surface: surface["blank"],
     )
-    depth = torch.where(seen.mask > 0, seen.depth, 1e3 * distance[..., None, None])
-    nearest = F.unfold(F.pad(depth, (1, 1, 1, 1), mode="replicate"), 3).mT
     bias = _BIAS + _BIAS_TEXELS * 2 * radius / size
-    return ShadowMap(nearest.contiguous(), turn, shift, focal, bias, size)
+    depth = seen.depth + (bias - distance)[:, None, None, None]
+    depth = F.pad(torch.where(seen.mask > 0, depth, _NOTHING), (2, 2, 2, 2), value=_NOTHING)
+    texels = (size / 2 / radius)[:, None, None]
+    to_map = torch.cat([turn[:, :2] * texels, turn[:, 2:]], dim=1)
+    shift = (
+        turn.new_tensor([size / 2 + 1, size / 2 + 1, 0.0]) - (to_map @ centre[..., None])[..., 0]
+    )
+    nearest = F.unfold(depth, 3).mT.contiguous()
+    return ShadowMap(nearest, torch.cat([to_map, shift[..., None]], dim=-1), size + 2)
 
 
 def _facing(direction: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
@@ -89,35 +92,36 @@ def _facing(direction: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
     return torch.stack([right, torch.linalg.cross(ahead, right, dim=-1), ahead], dim=1)
 
 
+def place(shadows: ShadowMap, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+    """Return column, row and depth of points (metres, camera frame) in the map.
+
+    They are affine in the points: interpolate them.
+    """
+    return points @ shadows.to_map[..., :3].mT + shadows.to_map[:, None, :, 3]
+
+
 def lit(
-    shadows: ShadowMap,
-    points: Float[Tensor, "... 3"],
-    image: Int[Tensor, "..."],
-) -> Float[Tensor, "... 1"]:
+    shadows: ShadowMap, places: Float[Tensor, "... 3"], image: Int[Tensor, "..."]
+) -> Float[Tensor, "..."]:
     """Return the share of the light that reaches points, softened over 3 x 3 texels.
 
     Args:
         shadows: of every image.
-        points: metres, camera frame.
+        places: from :func:`place`.
         image: that each point belongs to; broadcasts against the points.
     """
-    x, y, depth = (
-        (points * shadows.turn[image, row]).sum(-1) + shadows.shift[image, row] for row in range(3)
-    )
-    scale, middle = shadows.focal[image, 0] / depth, shadows.size / 2
-    x, y = x * scale + middle, y * scale + middle
-    column, row = x.floor(), y.floor()
-    inside = (column >= 0) & (column < shadows.size) & (row >= 0) & (row < shadows.size)
-    texel = (image * shadows.size + row.long()) * shadows.size + column.long()
-    around = shadows.nearest.flatten(0, 1)[torch.where(inside, texel, 0)]
-    clear = (around > (depth - shadows.bias[image, 0])[..., None]).to(points)
+    x, y, depth = places.unbind(-1)
+    # Outside is the border: nothing casts a shadow there.
+    x, y = x.clamp(0, shadows.size - 1e-3), y.clamp(0, shadows.size - 1e-3)
+    column, row = x.long(), y.long()
+    texel = (image * shadows.size + row) * shadows.size + column
+    around = shadows.nearest.flatten(0, 1).index_select(0, texel.flatten())
+    clear = (around > depth.reshape(-1, 1)).to(places).view(*texel.shape, 3, 3)
     # A box of two texels, slid to the point: the outer taps share what is off the middle.
-    across, down = x - column, y - row
-    wide = torch.stack([1 - across, torch.ones_like(across), across], dim=-1) / 2
-    tall = torch.stack([1 - down, torch.ones_like(down), down], dim=-1) / 2
-    weights = (tall[..., :, None] * wide[..., None, :]).flatten(-2)
-    share = (clear * weights).sum(-1, keepdim=True)
-    return torch.where(inside[..., None], share, 1.0)
+    left, middle, right = clear.unbind(-1)
+    line = left + middle + (x - column)[..., None] * (right - left)
+    above, middle, below = line.unbind(-1)
+    return (above + middle + (y - row) * (below - above)) / 4
 
 
-__all__ = ["ShadowMap", "cast", "lit"]
+__all__ = ["ShadowMap", "cast", "lit", "place"]
