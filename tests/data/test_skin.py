@@ -198,3 +198,16 @@ def test_noise_is_standard_and_as_coarse_as_asked():
     assert (values * nearby).mean() > 0.9 * 0.64
     assert (values * apart).mean().abs() < 0.1
     assert (values[0] * values[1]).mean().abs() < 0.1
+
+
+def test_an_identity_is_the_same_at_every_size(hand):
+    skin = sample_skin(2, torch.Generator().manual_seed(9))
+    skin = skin._replace(moles=torch.tensor([[[0.3, 0.003]]]).expand(2, 5, 2))
+    small, large = (paint_skin(hand, skin, size) for size in (128, 256))
+    inside = bake_atlas(hand, 128).inside[0]
+    shrunk = torch.nn.functional.avg_pool2d(large, 2)
+    assert (small - shrunk)[..., inside].abs().mean() < 0.02
+    darkest = [x.where(inside, 2.0).flatten(1).argmin(1) for x in (small.sum(1), shrunk.sum(1))]
+    for first, second in zip(*darkest, strict=True):
+        assert (first // 128 - second // 128).abs() <= 2
+        assert (first % 128 - second % 128).abs() <= 2

@@ -45,8 +45,8 @@ class Skin(NamedTuple):
         wrinkles: depth of the folds over knuckles.
         freckles: density of freckles, 0 for none.
         spots: density of age spots, 0 for none.
-        moles: share of the painted texels at which each mole lies, and radius in metres, 0 for
-            none.
+        moles: share of the hand's vertices before the one each mole lies at, and radius in metres,
+            0 for none.
         nails: length over the usual, width over the usual, and length of the free edge in half
             nail lengths.
         polish: RGB of nail polish and how opaque it is.
@@ -208,10 +208,10 @@ class _Painter:
         return amount * backness + 2.5 * dark * self.where.flush[0] + self._moles()
 
     def _moles(self) -> Float[Tensor, "b n"]:
-        points = self.where.points
+        points, anchors = self.where.points, self.where.anchors
         amount = torch.zeros_like(self.grain)
         for mole in self.skin.moles.unbind(1):
-            centre = points[(mole[:, 0] * len(points)).long()]
+            centre = anchors[(mole[:, 0] * len(anchors)).long()]
             square = (points - centre[:, None]).square().sum(-1)
             radius = mole[:, 1:].clamp(min=1e-6)
             amount += 3.0 * _bump((square / radius**2) ** 2) * (mole[:, 1:] > 0)
