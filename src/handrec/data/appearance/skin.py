@@ -26,6 +26,8 @@ from handrec.render.colour import lab_to_srgb, srgb_to_lab
 _HUMAN, _SPREAD = (50.0, 12.0, 18.0), (0.78, 0.45, 0.50)
 _MOLES = 5
 _OCTAVES = 5
+#: Metres: turns the width of texels into that of a soft edge in nail coordinates.
+_HALF_NAIL = 0.006
 
 
 class Skin(NamedTuple):
@@ -44,8 +46,8 @@ class Skin(NamedTuple):
         wrinkles: depth of the folds over knuckles.
         freckles: density of freckles, 0 for none.
         spots: density of age spots, 0 for none.
-        moles: share of the painted texels at which each mole lies, and radius in metres, 0 for
-            none.
+        moles: share of the hand's vertices before the one each mole lies at, and radius in metres,
+            0 for none.
         nails: length over the usual, width over the usual, and length of the free edge in half
             nail lengths.
         polish: RGB of nail polish and how opaque it is.
@@ -143,6 +145,15 @@ def paint_lab(hand: HandModel, skin: Skin, size: int) -> Float[Tensor, "b 3 n"]:
         return _Painter(map_skin(hand, size), skin).paint()
 
 
+@torch.no_grad()
+def nail_mask(hand: HandModel, size: int) -> Float[Tensor, "1 t t"]:
+    """Return 1 on nails of the usual shape, which shine more than skin."""
+    where = map_skin(hand, size)
+    along, across = where.nail
+    _, plate = _plate(along, across, 7 * where.pitch / _HALF_NAIL)
+    return bake_atlas(hand, size).spread(plate[None, None])[0]
+
+
 class _Painter:
     """Paints identities onto a map: base colours, then pigments in layers, then nails."""
 
@@ -198,10 +209,10 @@ class _Painter:
         return amount * backness + 2.5 * dark * self.where.flush[0] + self._moles()
 
     def _moles(self) -> Float[Tensor, "b n"]:
-        points = self.where.points
+        points, anchors = self.where.points, self.where.anchors
         amount = torch.zeros_like(self.grain)
         for mole in self.skin.moles.unbind(1):
-            centre = points[(mole[:, 0] * len(points)).long()]
+            centre = anchors[(mole[:, 0] * len(anchors)).long()]
             square = (points - centre[:, None]).square().sum(-1)
             radius = mole[:, 1:].clamp(min=1e-6)
             amount += 3.0 * _bump((square / radius**2) ** 2) * (mole[:, 1:] > 0)
@@ -241,7 +252,8 @@ class _Painter:
         distance, depth = self.where.vein
         bent = distance + 0.0024 * self.coarse[:, 3] + 0.0005 * self.medium[:, 0]
         shown = _bump((bent / 0.0024) ** 2) * (0.7 + 0.25 * self.coarse[:, 0])
-        return self.skin.veins[:, None] * depth * shown
+        amount: Tensor = self.skin.veins[:, None] * depth * shown
+        return amount
 
     def _nails(self, lab: Tensor) -> Float[Tensor, "b 3 n"]:
         """Lay nails over the skin: plate, lunula, free edge, the fold around them, polish."""
@@ -249,12 +261,11 @@ class _Painter:
         along, across = self.where.nail
         along = 1 - (1 - along) / length
         across = across / width
-        reach = across.square() ** 2 + along.square() ** 2
-        soft = 7 * self.where.pitch / 0.006
-        plate = step(reach, 1 + soft / 2, 1 - soft / 2)
+        soft = 7 * self.where.pitch / _HALF_NAIL
+        reach, plate = _plate(along, across, soft)
         rim = _bump(((reach - 1.05) / 0.5) ** 2) * step(along, 1.1, 0.5)
         lunula = step(along + 0.35 * across.square(), -0.5, -0.68) * 0.5
-        edge = step(along + 0.12 * across.square(), 1 - free - soft / 4, 1 - free + soft / 4)
+        edge = step(along + 0.12 * across.square() + free - 1, -soft / 4, soft / 4)
         gloss = _bump(((across + 0.25) / 0.22) ** 2) * step(along, -0.9, -0.2)
         bed = self.palm + self.palm.new_tensor([4.0, 3.0, -3.0])
         white = 0.35 * bed + 0.65 * bed.new_tensor([86.0, 2.0, 9.0])
@@ -266,8 +277,13 @@ class _Painter:
         return torch.lerp(lab, colour, plate[:, None])
 
 
+def _plate(along: Tensor, across: Tensor, soft: float) -> tuple[Tensor, Tensor]:
+    """Return how far out a point is (1: on the edge of a nail), and 1 on the nail."""
+    reach = across.square().square() + along.square().square()
+    return reach, step(reach, 1 + soft / 2, 1 - soft / 2)
+
+
 def _bump(square: Tensor) -> Tensor:
     """Return nearly ``exp(-square)``, but 0 from 4 on: no slow denormal numbers."""
-    base = (1 - square / 4).clamp(min=0)
-    quarter = base * base
-    return quarter * quarter
+    base: Tensor = (1 - square / 4).clamp(min=0)
+    return base.square().square()

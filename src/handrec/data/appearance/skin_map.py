@@ -60,6 +60,7 @@ class SkinMap(NamedTuple):
 
     Attributes:
         points: rest position, metres.
+        anchors: the same of the vertices, which do not depend on the size of the atlas.
         grain: position in the frame of its finger or palm: along, across, up, metres.
         dorsal: cosine to the dorsal side about the nearest bone: 1 on the back, -1 on the palm;
             not below -0.15 on the forearm, which has no palm.
@@ -75,6 +76,7 @@ class SkinMap(NamedTuple):
     """
 
     points: Float[Tensor, "n 3"]
+    anchors: Float[Tensor, "v 3"]
     grain: Float[Tensor, "n 3"]
     dorsal: Float[Tensor, " n"]
     crease: Float[Tensor, "2 n"]
@@ -156,6 +158,7 @@ def _map(hand: HandModel, atlas: Atlas) -> SkinMap:
     ]
     return SkinMap(
         points=bones.points.contiguous(),
+        anchors=(hand.template.detach().cpu() - joints[0]) * scale,
         grain=_grain(bones),
         dorsal=torch.maximum(bones.height, 0.85 * arm - 1),
         crease=_creases(bones, palmar),
