@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from handrec.geometry.camera import project, resize_camera
+from handrec.render.layers import lay, split_mask
 from handrec.render.textures import Pyramid, look_up
 from handrec.types import Camera, Rendering
 
@@ -163,17 +164,12 @@ class Rasterizer(nn.Module, ABC):
         depth = maps.pop(_DEPTH)
         shaded = shader(Surface(maps, image_index))
         layers = torch.cat([shaded, torch.ones_like(shaded[..., :1])], dim=-1)
-        behind = layers.new_zeros(*face_index.shape, layers.shape[-1])
-        if background is not None:
-            behind = torch.cat([background.permute(0, 2, 3, 1), behind[..., :1]], dim=-1)
-        layers = _lay(layers, behind, face_index, pixels)
+        layers = lay(layers, face_index, pixels, background)
         if torch.is_grad_enabled() and screen.requires_grad:
             layers = self.visibility(layers, screen, faces, face_index)
-        depth = _lay(depth, depth.new_zeros(*face_index.shape, 1), face_index, pixels)
-        image, mask = layers.permute(0, 3, 1, 2).split([shaded.shape[-1], 1], dim=1)
-        return Rendering(
-            image.contiguous(), mask.contiguous(), depth.permute(0, 3, 1, 2), face_index
-        )
+        image, mask = split_mask(layers)
+        depth = lay(depth, face_index, pixels).permute(0, 3, 1, 2)
+        return Rendering(image, mask, depth, face_index)
 
     def _interpolate_all(
         self,
@@ -188,11 +184,16 @@ class Rasterizer(nn.Module, ABC):
         sloping = [name for name, item in attributes.items() if item.slopes]
         for name in sloping:
             wanted[f"{name}_dx"], wanted[f"{name}_dy"] = _planes(screen, faces, attributes[name])
+        maps: dict[str, Tensor] = {}
+        groups = _group(wanted)
+        together = [_together([wanted[name] for name in names]) for names in groups]
         if pixels is None:
-            found = self.interpolate(screen, faces, face_index, [*wanted.values()])
+            found = self.interpolate(screen, faces, face_index, together)
         else:
-            found = self.interpolate_at(screen, faces, face_index, [*wanted.values()], pixels)
-        maps = dict(zip(wanted, found, strict=True))
+            found = self.interpolate_at(screen, faces, face_index, together, pixels)
+        for names, values in zip(groups, found, strict=True):
+            widths = [wanted[name].values.shape[-1] for name in names]
+            maps |= zip(names, values.split(widths, dim=-1), strict=True)
         for name in sloping:
             value, depth = maps[name].detach(), maps[_DEPTH].detach()
             for key in (f"{name}_dx", f"{name}_dy"):
@@ -288,11 +289,20 @@ def _part(attribute: Attribute, images: slice) -> Attribute:
     return attribute._replace(values=values if len(values) == 1 else values[images])
 
 
-def _lay(values: Tensor, behind: Tensor, face_index: Tensor, pixels: Tensor | None) -> Tensor:
-    """Return ``behind``, ``(B, H, W, C)``, with values where a face is seen; it is written to."""
-    if pixels is None:
-        return torch.where(face_index[..., None] >= 0, values, behind)
-    return behind.flatten(0, 2).index_copy_(0, pixels, values).view_as(behind)
+def _group(attributes: Mapping[str, Attribute]) -> list[list[str]]:
+    """Return the names of attributes that share their corners: they are interpolated as one."""
+    groups: dict[int, list[str]] = {}
+    for name, attribute in attributes.items():
+        groups.setdefault(id(attribute.corners), []).append(name)
+    return list(groups.values())
+
+
+def _together(attributes: list[Attribute]) -> Attribute:
+    """Return one attribute that holds the channels of several, which share their corners."""
+    values = [attribute.values for attribute in attributes]
+    images = max(len(value) for value in values)
+    joined = torch.cat([value.expand(images, -1, -1) for value in values], dim=-1)
+    return Attribute(joined, attributes[0].corners)
 
 
 @torch.no_grad()

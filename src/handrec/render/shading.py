@@ -195,11 +195,13 @@ def _normals(
 ) -> dict[str, Attribute]:
     """Return the normals, and which side of each face is seen: 1 outside, -1 inside."""
     each_face = torch.arange(len(faces), device=faces.device)[:, None].expand(-1, 3)
+    with torch.no_grad():
+        outward = (face_normals(vertices, faces) * vertices[:, faces[:, 0]]).sum(-1, keepdim=True)
+        side = Attribute(torch.where(outward > 0, -1.0, 1.0), each_face)
+    if smooth:
+        return {"normal": Attribute(vertex_normals(vertices, faces)), "side": side}
     flat = F.normalize(face_normals(vertices, faces), dim=-1, eps=1e-20)
-    outward = (flat.detach() * vertices.detach()[:, faces[:, 0]]).sum(-1, keepdim=True)
-    side = Attribute(torch.where(outward > 0, -1.0, 1.0), each_face)
-    normal = Attribute(vertex_normals(vertices, faces)) if smooth else Attribute(flat, each_face)
-    return {"normal": normal, "side": side}
+    return {"normal": Attribute(flat, each_face), "side": side}
 
 
 __all__ = [

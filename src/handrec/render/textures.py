@@ -111,9 +111,9 @@ def level_of_detail(
         pyramid: that is to be looked up.
     """
     (height, width), levels = pyramid.sizes[0], len(pyramid.sizes)
-    size = dx.new_tensor([width, height])
-    dx, dy = dx * size, dy * size
-    across, down, dot = ((a * b).sum(-1) for a, b in ((dx, dx), (dy, dy), (dx, dy)))
+    (u_dx, v_dx), (u_dy, v_dy) = dx.unbind(-1), dy.unbind(-1)
+    u_dx, v_dx, u_dy, v_dy = u_dx * width, v_dx * height, u_dy * width, v_dy * height
+    across, down, dot = u_dx**2 + v_dx**2, u_dy**2 + v_dy**2, u_dx * u_dy + v_dx * v_dy
     longer = (across + down) / 2 + ((across - down).square() / 4 + dot.square()).sqrt()
     return 0.5 * longer.clamp(1, 4.0 ** (levels - 1)).log2()
 

@@ -96,19 +96,23 @@ class WarpRasterizer(Rasterizer):
 class _Seen(NamedTuple):
     """The pixels that a kernel runs over, and how its threads share them: whole images each."""
 
-    face_index: Tensor
-    pixels: Tensor  # empty: all
-    number: int
+    image_at: Tensor
+    face_at: Tensor
+    pixels: Tensor
+    size: tuple[int, int]
     shares: list[int]
 
 
 def _seen(face_index: Tensor, pixels: Tensor | None) -> _Seen:
-    images, area = len(face_index), face_index[0].numel()
-    bounds = [image * area for image in shares(images, face_index.device)]
-    none = torch.empty(0, dtype=torch.int32, device=face_index.device)
+    images, height, width = face_index.shape
+    bounds = [image * height * width for image in shares(images, face_index.device)]
+    face_at = face_index.int().flatten()
     if pixels is None:
-        return _Seen(face_index.int(), none, images * area, bounds)
-    return _Seen(face_index.int(), pixels.int(), len(pixels), shares_at(pixels, bounds))
+        every = torch.arange(len(face_at), dtype=torch.int32, device=face_at.device)
+        return _Seen(every // (height * width), face_at, every, (width, height), bounds)
+    face_at, every = face_at.index_select(0, pixels), pixels.int()
+    bounds = shares_at(pixels, bounds)
+    return _Seen(every // (height * width), face_at, every, (width, height), bounds)
 
 
 class _Weigh(torch.autograd.Function):
@@ -116,8 +120,8 @@ class _Weigh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, screen: Tensor, faces: Tensor, seen: _Seen) -> Tensor:
-        weights = screen.new_zeros(seen.number, 3)
-        launch("weigh", seen.shares, [screen, faces, *seen[:2]], [weights])
+        weights = screen.new_zeros(len(seen.pixels), 3)
+        launch("weigh", seen.shares, [screen, faces, *seen[:3], *seen.size], [weights])
         ctx.save_for_backward(screen, faces)
         ctx.seen = seen
         return weights
@@ -127,7 +131,7 @@ class _Weigh(torch.autograd.Function):
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         seen: _Seen = ctx.seen
         screen_grad = torch.zeros_like(saved[0])
-        launch("weigh_backward", seen.shares, [*saved, *seen[:2], grad], [screen_grad])
+        launch("weigh_backward", seen.shares, [*saved, *seen[:3], *seen.size, grad], [screen_grad])
         return screen_grad, None, None
 
 
@@ -136,7 +140,7 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: Tensor, rows: Tensor, seen: _Seen) -> Tensor:
-        blended = values.new_zeros(seen.number, values.shape[-1])
+        blended = values.new_zeros(len(seen.pixels), values.shape[-1])
         launch("blend", seen.shares, [values, rows, *seen[:2], weights], [blended])
         ctx.save_for_backward(values, weights, rows)
         ctx.seen = seen

@@ -2,10 +2,10 @@
 
 A kernel runs over images and their elements, or over a list of pixels, from number ``first`` on, so
 that a launch may take a share of the batch. Shapes: ``screen (B, V)`` of ``(x px, y px, z m)``,
-``faces (F, 3)``, ``face_index (B, H, W)``, ``pixels (P,)`` indices into its elements, or empty for
-all of them; whatever is found at pixels is ``(P, C)``. Contraction into fused operations is off:
-rounding has to be the same on every device, and opposite on the two sides of an edge. Gradients are
-added to, in whichever order the threads come.
+``faces (F, 3)``, ``face_index (B, H, W)``; for lists of pixels ``pixels (P,)``, indices into the
+elements of ``face_index``, and ``image_at, face_at (P,)``; what is found there is ``(P, C)``.
+Contraction into fused operations is off: rounding has to be the same on every device, and opposite
+on the two sides of an edge. Gradients are added to, in whichever order the threads come.
 """
 
 from typing import no_type_check
@@ -82,15 +82,10 @@ def cover(
 
 @wp.func
 @no_type_check
-def pixel_at(face_index: wp.array3d[wp.int32], pixels: wp.array[wp.int32], i: int) -> wp.vec3i:
-    """Return ``(image, y, x)`` of a pixel of the list."""
-    pixel = i
-    if pixels.shape[0] > 0:
-        pixel = pixels[i]
-    row = pixel // face_index.shape[2]
-    x = pixel - row * face_index.shape[2]
-    image = row // face_index.shape[1]
-    return wp.vec3i(image, row - image * face_index.shape[1], x)
+def centre(pixel: int, width: int, height: int) -> wp.vec2:
+    """Return the centre of a pixel in its image."""
+    row = pixel // width
+    return wp.vec2(float(pixel - row * width) + 0.5, float(row % height) + 0.5)
 
 
 @wp.kernel
@@ -98,21 +93,24 @@ def pixel_at(face_index: wp.array3d[wp.int32], pixels: wp.array[wp.int32], i: in
 def weigh(
     screen: wp.array2d[wp.vec3],
     faces: wp.array2d[wp.int32],
-    face_index: wp.array3d[wp.int32],
+    image_at: wp.array[wp.int32],
+    face_at: wp.array[wp.int32],
     pixels: wp.array[wp.int32],
+    width: int,
+    height: int,
     first: int,
     weights: wp.array[wp.vec3],
 ) -> None:
     """Write the perspective-correct barycentric weights of each pixel."""
     i = wp.tid() + first
-    p = pixel_at(face_index, pixels, i)
-    face = face_index[p[0], p[1], p[2]]
+    image, face = image_at[i], face_at[i]
     if face < 0:
         return
-    a = screen[p[0], faces[face, 0]]
-    b = screen[p[0], faces[face, 1]]
-    c = screen[p[0], faces[face, 2]]
-    e = edge_functions(a, b, c, float(p[2]) + 0.5, float(p[1]) + 0.5)
+    a = screen[image, faces[face, 0]]
+    b = screen[image, faces[face, 1]]
+    c = screen[image, faces[face, 2]]
+    p = centre(pixels[i], width, height)
+    e = edge_functions(a, b, c, p[0], p[1])
     by_depth = wp.vec3(e[0] / a[2], e[1] / b[2], e[2] / c[2])
     weights[i] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
 
@@ -122,24 +120,25 @@ def weigh(
 def weigh_backward(
     screen: wp.array2d[wp.vec3],
     faces: wp.array2d[wp.int32],
-    face_index: wp.array3d[wp.int32],
+    image_at: wp.array[wp.int32],
+    face_at: wp.array[wp.int32],
     pixels: wp.array[wp.int32],
+    width: int,
+    height: int,
     weights_grad: wp.array[wp.vec3],
     first: int,
     screen_grad: wp.array2d[wp.vec3],
 ) -> None:
     """Add the gradient of the weights to that of the corners on screen."""
     i = wp.tid() + first
-    p = pixel_at(face_index, pixels, i)
-    image = p[0]
-    face = face_index[image, p[1], p[2]]
+    image, face = image_at[i], face_at[i]
     if face < 0:
         return
     a = screen[image, faces[face, 0]]
     b = screen[image, faces[face, 1]]
     c = screen[image, faces[face, 2]]
-    pixel_x, pixel_y = float(p[2]) + 0.5, float(p[1]) + 0.5
-    e = edge_functions(a, b, c, pixel_x, pixel_y)
+    p = centre(pixels[i], width, height)
+    e = edge_functions(a, b, c, p[0], p[1])
     inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
     by_depth = wp.cw_mul(e, inverse)
     total = by_depth[0] + by_depth[1] + by_depth[2]
@@ -149,9 +148,9 @@ def weigh_backward(
     by_depth_grad = (grad - wp.vec3(mean, mean, mean)) / total
     g = wp.cw_mul(by_depth_grad, inverse)
     z = -wp.cw_mul(g, by_depth)
-    ax, ay = a[0] - pixel_x, a[1] - pixel_y
-    bx, by = b[0] - pixel_x, b[1] - pixel_y
-    cx, cy = c[0] - pixel_x, c[1] - pixel_y
+    ax, ay = a[0] - p[0], a[1] - p[1]
+    bx, by = b[0] - p[0], b[1] - p[1]
+    cx, cy = c[0] - p[0], c[1] - p[1]
     a_grad = wp.vec3(g[2] * by - g[1] * cy, g[1] * cx - g[2] * bx, z[0])
     b_grad = wp.vec3(g[0] * cy - g[2] * ay, g[2] * ax - g[0] * cx, z[1])
     c_grad = wp.vec3(g[1] * ay - g[0] * by, g[0] * bx - g[1] * ax, z[2])
@@ -165,19 +164,18 @@ def weigh_backward(
 def blend(
     values: wp.array3d[wp.float32],
     rows: wp.array2d[wp.int32],
-    face_index: wp.array3d[wp.int32],
-    pixels: wp.array[wp.int32],
+    image_at: wp.array[wp.int32],
+    face_at: wp.array[wp.int32],
     weights: wp.array[wp.vec3],
     first: int,
     blended: wp.array2d[wp.float32],
 ) -> None:
     """Write the weighted mean of the corners' values; values of one image serve all."""
     i = wp.tid() + first
-    p = pixel_at(face_index, pixels, i)
-    face = face_index[p[0], p[1], p[2]]
+    face = face_at[i]
     if face < 0:
         return
-    source = wp.min(p[0], values.shape[0] - 1)
+    source = wp.min(image_at[i], values.shape[0] - 1)
     w = weights[i]
     a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
     for k in range(values.shape[2]):
@@ -190,8 +188,8 @@ def blend(
 def blend_backward(
     values: wp.array3d[wp.float32],
     rows: wp.array2d[wp.int32],
-    face_index: wp.array3d[wp.int32],
-    pixels: wp.array[wp.int32],
+    image_at: wp.array[wp.int32],
+    face_at: wp.array[wp.int32],
     weights: wp.array[wp.vec3],
     blended_grad: wp.array2d[wp.float32],
     first: int,
@@ -200,11 +198,10 @@ def blend_backward(
 ) -> None:
     """Write the gradient of the weights, and add to that of the values unless it is empty."""
     i = wp.tid() + first
-    p = pixel_at(face_index, pixels, i)
-    face = face_index[p[0], p[1], p[2]]
+    face = face_at[i]
     if face < 0:
         return
-    source = wp.min(p[0], values.shape[0] - 1)
+    source = wp.min(image_at[i], values.shape[0] - 1)
     w = weights[i]
     a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
     w_grad = wp.vec3()

@@ -29,7 +29,7 @@ def shares_at(ascending: Tensor, bounds: Sequence[int]) -> list[int]:
 def launch(
     name: str,
     bounds: Sequence[int],
-    inputs: Sequence[Tensor | float],
+    inputs: Sequence[Tensor | float | int],
     outputs: Sequence[Tensor | Sequence[Tensor]],
     elements: Sequence[int] = (),
 ) -> None:
@@ -70,14 +70,14 @@ def launch(
         list(_pool().map(run, range(threads)))
 
 
-def _readable(value: Tensor | float, of: Any) -> Tensor | float:
+def _readable(value: Tensor | float | int, of: Any) -> Tensor | float | int:
     """Return a tensor as Warp can read it: any strides, but vectors in one piece."""
     if not isinstance(value, Tensor):
         return value
     return value.detach() if value.dim() == of.ndim else value.detach().contiguous()
 
 
-def _as_warp(value: Tensor | float, of: Any) -> Any:
+def _as_warp(value: Tensor | float | int, of: Any) -> Any:
     """Return Warp's view of a tensor, of the element type that the kernel declares."""
     import warp as wp
 
