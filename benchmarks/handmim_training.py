@@ -28,7 +28,7 @@ def train_and_test(scale: str, seed: int) -> dict[str, float | int]:
     trained = time.perf_counter()
     subprocess.run([HANDREC, "test", "--run=handmim"], check=True)
     tested = time.perf_counter()
-    (report,) = (runs.resolve("handmim") / "eval").glob("*/metrics.json")
+    (report,) = (runs.resolve("handmim") / "eval").glob("*/test/metrics.json")
     results = json.loads(report.read_text())["results"]
     mean = results["mean hand"]["pa_mpjpe"]
     iterations = {

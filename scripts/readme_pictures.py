@@ -12,10 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from handrec.cli import runs
-from handrec.data.drawing import draw_scenes, scene_camera
-from handrec.data.scenes import Views, sample_scenes
+from handrec.data.appearance.base import Stage
+from handrec.data.appearance.plain import Plain
+from handrec.data.scenes import Views, sample_scenes, scene_camera
 from handrec.geometry.camera import project
 from handrec.hand.openhand import OpenHand
 from handrec.render.warp_backend import WarpRasterizer
@@ -32,9 +34,12 @@ def synthetic(count: int, seed: int) -> list[tuple[Picture, Picture]]:
     hand = OpenHand()
     scenes = sample_scenes(hand, count, seed, Views(cone=30.0, spin=30.0))
     posed = hand.decode(scenes.pose, scenes.betas, scenes.translation)
-    images, _ = draw_scenes(scenes, posed, hand, WarpRasterizer(), SIDE)
-    keypoints = project(posed.joints, scene_camera(scenes, SIDE).intrinsics)
-    pictures = [to_picture(image) for image in images]
+    camera = scene_camera(scenes, SIDE)
+    stage = Stage(hand, posed, scenes.pose, camera, scenes.noise_seed, WarpRasterizer())
+    domain = Plain()
+    look = domain.sample(count, torch.Generator().manual_seed(seed))
+    keypoints = project(posed.joints, camera.intrinsics)
+    pictures = [to_picture(image) for image in domain.draw(stage, look).image]
     return [(p, draw_skeleton(p, k)) for p, k in zip(pictures, keypoints, strict=True)]
 
 
@@ -68,7 +73,7 @@ def main() -> None:
     save(
         "synthetic", grid([plain if i % 2 else drawn for i, (plain, drawn) in enumerate(pairs)], 4)
     )
-    (sheet,) = (runs.resolve("handmim") / "eval").glob("*/contact.png")
+    (sheet,) = (runs.resolve("handmim") / "eval").glob("*/test/contact.png")
     save("evaluation", cv2.imread(str(sheet))[..., ::-1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -14,7 +14,9 @@ from handrec.callbacks.report import EvaluationReport, _examples
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics
+from handrec.metrics.temporal import acceleration_error
 from handrec.render.torch_reference import TorchRasterizer
+from handrec.types import HandBatch
 from tests.metrics.fakes import TinyHand, fake_batch, predict, project
 
 BATCHES = [fake_batch(4, seed, first_id=4 * seed) for seed in range(3)]
@@ -28,7 +30,7 @@ class FakeMethod(HandMethod):
     def reconstruct(self, batch):
         return predict(batch)
 
-    def test_step(self, batch, batch_idx):
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
         return self.reconstruct(batch)
 
 
@@ -59,7 +61,29 @@ def evaluate(method, folder, data=None, **options):
         **options,
     )
     trainer.test(method, datamodule=data or FakeData(), verbose=False)
-    return folder / "eval" / "fakes"
+    return folder / "eval" / "fakes" / "test"
+
+
+class SeveralSplits(FakeData):
+    """Three splits: the first batch, the others, and two videos of three and five frames."""
+
+    test_splits = ("test", "test_hard_views", "video")
+
+    def test_dataloader(self):
+        video = fake_batch(8, 5)._replace(
+            sequence=torch.tensor([0, 0, 0, 1, 1, 1, 1, 1]),
+            frame=torch.tensor([0, 1, 2, 0, 1, 2, 3, 4]),
+        )
+        halves = [rows_of(video, slice(0, 5)), rows_of(video, slice(5, 8))]  # cuts the second
+        splits = (BATCHES[:1], BATCHES[1:], halves)
+        return [DataLoader(batches, batch_size=None) for batches in splits]
+
+    def fingerprint(self, split):
+        return f"hash of {split}"
+
+
+def rows_of(batch, rows):
+    return HandBatch(*(field[rows] for field in batch))
 
 
 def computed(predictor):
@@ -170,6 +194,47 @@ class Mirrored(FakeMethod):
         return prediction._replace(joints=prediction.joints * torch.tensor([-1.0, 1.0, 1.0]))
 
 
+def test_every_split_has_its_rows_its_folder_and_its_place_in_the_summary(tmp_path, capsys):
+    folder = evaluate(FakeMethod(), tmp_path, SeveralSplits()).parent
+    summary = json.loads((folder / "metrics.json").read_text())["splits"]
+    assert list(summary) == ["test", "test_hard_views", "video"]
+    printed = capsys.readouterr().out
+    for split, content in summary.items():
+        assert json.loads((folder / split / "metrics.json").read_text()) == content
+        assert (folder / split / "report.html").exists()
+        assert content["split_sha256"] == f"hash of {split}"
+        for row in ("FakeMethod", "mean hand"):
+            (line,) = (x for x in printed.splitlines() if x.strip().startswith(f"{split}: {row}"))
+            assert f" {content['results'][row]['pa_mpjpe']:.2f} " in line
+    metrics = HandMetrics(warn=False)
+    metrics.update(predict(BATCHES[0]), BATCHES[0])
+    expected = metrics.compute()["pa_mpjpe"].item()
+    found = summary["test"]["results"]["FakeMethod"]["pa_mpjpe"]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert summary["test_hard_views"]["samples"] == 8
+
+
+def test_only_splits_with_videos_have_temporal_figures(tmp_path, capsys):
+    folder = evaluate(FakeMethod(), tmp_path, SeveralSplits()).parent
+    summary = json.loads((folder / "metrics.json").read_text())["splits"]
+    temporal = {"accel_error", "jitter", "shape_sd", "bone_sd"}
+    assert not temporal & set(summary["test"]["results"]["FakeMethod"])
+    found = summary["video"]["results"]["FakeMethod"]
+    assert temporal <= set(found)
+    batches = SeveralSplits().test_dataloader()[2]
+    sequence, frame, predicted, target = (
+        torch.cat(columns)
+        for columns in zip(
+            *((b.sequence, b.frame, predict(b).joints, b.joints_3d) for b in batches), strict=True
+        )
+    )
+    expected = 1000 * acceleration_error(predicted, target, sequence, frame).mean()
+    assert found["accel_error"] == pytest.approx(expected.item(), rel=1e-5)
+    capsys.readouterr()
+    evaluate(FakeMethod(), tmp_path)
+    assert "ACCEL" not in capsys.readouterr().out
+
+
 def test_suspicions_reach_the_reader(tmp_path, capsys):
     # The tiny hand is almost flat: bend it, or a mirror would change nothing.
     bend = 0.05 * torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
@@ -211,7 +276,7 @@ def test_figures_go_to_the_logger(tmp_path):
         (row,) = csv.DictReader(file)
     expected = computed(predict).compute()["pa_mpjpe"]
     assert float(row["test/pa_mpjpe"]) == pytest.approx(expected.item(), abs=1e-4)
-    assert (tmp_path / "lightning_logs/version_0/eval/fakes/report.html").exists()
+    assert (tmp_path / "lightning_logs/version_0/eval/fakes/test/report.html").exists()
 
 
 def test_examples_shrink_with_their_camera():

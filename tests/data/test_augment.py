@@ -30,12 +30,13 @@ def labelled_batch(hand, count=4):
     squared = squared + (centres[None, :, None] - keypoints[:, :1, None, 1].mT) ** 2
     dot = torch.exp(-squared / 8)[:, None]
     ones = torch.ones(count)
+    inside = ((keypoints >= 0) & (keypoints < SIZE)).all(-1).float()
     return HandBatch(
         image=dot.expand(-1, 3, -1, -1), intrinsics=intrinsics, keypoints_2d=keypoints,
         confidence=torch.ones(count, 21), joints_3d=posed.joints, vertices=posed.vertices,
         pose=pose, betas=betas, translation=translation, mask=dot, has_joints_3d=ones,
         has_vertices=ones, has_pose=ones, has_mask=ones, is_left=0 * ones,
-        visibility=torch.ones(count, 21), has_visibility=ones, sample_id=torch.arange(count),
+        visibility=inside, has_visibility=ones, sample_id=torch.arange(count),
         sequence=torch.arange(count), frame=torch.zeros(count, dtype=torch.long),
         crop_to_image=2 * torch.eye(3).expand(count, 3, 3),
     )  # fmt: skip
@@ -90,6 +91,22 @@ def test_no_change_changes_nothing(hand):
     same = turn(batch, torch.zeros(4), torch.ones(4), torch.zeros(4, 2))
     for before, after in zip(batch, same, strict=True):
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_joints_that_leave_the_crop_are_no_longer_visible(hand):
+    batch = labelled_batch(hand)
+    hidden = batch.visibility.clone()
+    hidden[:, ::2] = 0
+    stray = batch.keypoints_2d + 1000.0  # detections gone astray hide nothing
+    batch = batch._replace(visibility=hidden, keypoints_2d=stray)
+    shift = torch.tensor([[0.4, 0.0], [0.0, -0.5], [0.0, 0.0], [-0.3, 0.3]])
+    after = turn(batch, torch.zeros(4), torch.ones(4), shift)
+    where = project(after.joints_3d, after.intrinsics)
+    inside = ((where >= 0) & (where < SIZE)).all(-1)
+    assert 0.1 < inside.float().mean() < 0.9
+    torch.testing.assert_close(after.visibility, hidden * inside)
+    unknown = batch._replace(has_joints_3d=torch.zeros(4))
+    assert (turn(unknown, torch.zeros(4), torch.ones(4), shift).visibility == 0).all()
 
 
 def test_augmentation_varies_samples_and_keeps_the_range(hand):

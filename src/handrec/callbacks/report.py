@@ -1,101 +1,95 @@
 """The evaluation report that a test run leaves behind."""
 
-import csv
-import json
-import math
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
 from torch import Tensor, distributed
 
 import handrec
+from handrec.callbacks.report_files import (
+    CONTACT_CAPTION,
+    Evaluated,
+    SplitReport,
+    figures,
+    pck_picture,
+    print_table,
+    write_split,
+    write_summary,
+)
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
-from handrec.metrics.functional import PCK_THRESHOLDS
-from handrec.metrics.hand import LENGTHS, HandMetrics, Samples, suspicions
+from handrec.metrics.hand import HandMetrics, Samples, suspicions
+from handrec.metrics.temporal import TemporalMetrics
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
 from handrec.viz.contact import Example, Gallery, contact_sheet
 from handrec.viz.drawing import to_picture
-from handrec.viz.plots import pck_plot
-from handrec.viz.report import Table, encode_png, html_report
+from handrec.viz.report import encode_png
 
 MEAN_HAND = "mean hand"
-
-#: Heading and metric of each column of figures.
-COLUMNS = {
-    "MPJPE": "mpjpe",
-    "PA-MPJPE": "pa_mpjpe",
-    "MPVPE": "mpvpe",
-    "PA-MPVPE": "pa_mpvpe",
-    "AUC": "pa_auc_j",
-    "F@5": "pa_f5",
-    "F@15": "pa_f15",
-}
-
-LEGEND = (
-    "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
-    "joint, no other alignment.",
-    "PA-: after a similarity alignment of each sample, joints and mesh separately, as in the "
-    "official FreiHAND and HO-3D evaluations, which allow reflections.",
-    "AUC: of the aligned joints' PCK curve from 0 to 50 mm. F@5, F@15: F-scores of the aligned "
-    "mesh at 5 and 15 mm.",
-    "mean hand: the same unturned hand in the mean pose for every image.",
-)
-
-CONTACT_CAPTION = (
-    "Worst, median and best samples by PA-MPJPE: left the predicted skeleton in colour over the "
-    "labelled one in white, right the predicted mesh"
-)
 
 _PICTURE_SIZE = 160  # pixels, longer side of the crops on the contact sheet
 
 
-class Evaluated(NamedTuple):
-    """One row of the report.
+class SplitEvaluation:
+    """What is measured of one split.
 
-    Attributes:
-        name: of the row.
-        results: mean of each metric.
-        samples: what the means are of.
+    Args:
+        name: of the split.
+        examples: see :class:`EvaluationReport`.
     """
 
-    name: str
-    results: Mapping[str, Tensor]
-    samples: Samples
+    def __init__(self, name: str, examples: int) -> None:
+        self.name = name
+        self.gallery = Gallery(examples)
+        self.metrics: dict[str, HandMetrics] = {}
+        self.temporal: dict[str, TemporalMetrics] = {}
 
-    @property
-    def size(self) -> str:
-        """The number of samples, and of labelled ones where they are fewer."""
-        total = len(self.samples.ids)
-        joints, meshes = (
-            int(self.samples.values[name].isfinite().sum()) for name in ("pa_mpjpe", "pa_mpvpe")
-        )
-        if joints == meshes == total:
-            return f"{total:,}"
-        return f"{total:,} ({joints:,} joints, {meshes:,} meshes)"
+    def measure(
+        self, row: str, prediction: HandPrediction, batch: HandBatch, f_scores: bool = True
+    ) -> None:
+        """Add a batch to the metrics of a row."""
+        if row not in self.metrics:
+            device = batch.image.device
+            metrics = HandMetrics(f_scores, warn=False)  # the report itself shows suspicions
+            self.metrics[row] = metrics.to(device)
+            self.temporal[row] = TemporalMetrics().to(device)
+        self.metrics[row].update(prediction, batch)
+        self.temporal[row].update(prediction, batch)
+
+    def keep_examples(self, row: str, prediction: HandPrediction, batch: HandBatch) -> None:
+        """Keep samples of the batch last measured to look at."""
+        for example in _examples(prediction, batch, _ranking(self.metrics[row].latest)):
+            self.gallery.add(example)
+
+    def rows(self) -> list[Evaluated]:
+        """Return the figures of every row; collective."""
+        return [
+            Evaluated(name, metrics.compute() | self.temporal[name].compute(), metrics.samples())
+            for name, metrics in self.metrics.items()
+        ]
 
 
 class EvaluationReport(pl.Callback):
     """Writes what a test run found, beside the mean hand: json, csv, plots and one HTML file.
 
     Reads the method's ``HandPrediction`` from ``test_step``. Where the method has a method
-    ``iterations(batch) -> list[HandPrediction]``, each iteration gets a row of its own.
+    ``iterations(batch) -> list[HandPrediction]``, each iteration gets a row of its own. Splits with
+    videos also get temporal figures.
 
-    Files go to ``<run directory>/eval/<data name>/``: ``metrics.json``, ``per_sample.csv``,
-    ``pck.png``, ``contact.png`` and ``report.html``, which shows them all and needs no other file.
-    A ``fast_dev_run`` prints the table only.
+    Files go to ``<run directory>/eval/<data name>/<split>/``: ``metrics.json``,
+    ``per_sample.csv``, ``pck.png``, ``contact.png`` and ``report.html``, which shows them all and
+    needs no other file; ``eval/<data name>/metrics.json`` holds the figures of all splits of the
+    latest evaluation. A ``fast_dev_run`` prints the table only.
 
     Args:
         out: run directory; the trainer's ``log_dir`` if None.
@@ -123,8 +117,8 @@ class EvaluationReport(pl.Callback):
         self._method = type(pl_module).__name__
         self._hand = pl_module.hand
         self._mean_hand = MeanHand(pl_module.hand, self.distance)
-        self._metrics: dict[str, HandMetrics] = {}
-        self._gallery = Gallery(self.examples)
+        names = getattr(getattr(trainer, "datamodule", None), "test_splits", ("test",))
+        self._splits = [SplitEvaluation(name, self.examples) for name in names]
 
     def on_test_batch_end(
         self,
@@ -138,57 +132,78 @@ class EvaluationReport(pl.Callback):
         """Measure a batch."""
         if not isinstance(outputs, HandPrediction):
             raise TypeError(f"test_step must return a HandPrediction, not {type(outputs).__name__}")
-        self._measure(self._method, outputs, batch)
-        self._measure(MEAN_HAND, self._mean_hand.predict(batch), batch)
+        split = self._splits[dataloader_idx]
+        split.measure(self._method, outputs, batch)
+        split.measure(MEAN_HAND, self._mean_hand.predict(batch), batch)
         iterations = getattr(pl_module, "iterations", None)
         if iterations:
             with trainer.precision_plugin.forward_context():  # as test_step ran
                 predictions = iterations(batch)
             for index, prediction in enumerate(predictions, start=1):
-                self._measure(f"iteration {index}", prediction, batch, f_scores=False)
-        errors = _ranking(self._metrics[self._method].latest)
-        for example in _examples(outputs, batch, errors):
-            self._gallery.add(example)
+                split.measure(f"iteration {index}", prediction, batch, f_scores=False)
+        split.keep_examples(self._method, outputs, batch)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, log the figures and print the table."""
-        if not self._metrics:
-            return
+        module = getattr(trainer, "datamodule", None)
+        data = getattr(module, "name", "test")
         # Directory, figures and examples are collective: every rank takes part.
-        data = getattr(getattr(trainer, "datamodule", None), "name", "test")
         folder = Path(self.out or trainer.log_dir or trainer.default_root_dir) / "eval" / data
-        rows = [
-            Evaluated(name, metrics.compute(), metrics.samples())
-            for name, metrics in self._metrics.items()
-        ]
-        chosen = _choose(self._gallery, rows[0].samples)
-        if not trainer.is_global_zero:
+        reports, sheets = [], []
+        for split in self._splits:
+            if split.metrics:
+                rows = split.rows()
+                sheets.append(_choose(split.gallery, rows[0].samples))
+                facts = self._facts(rows[0], split.name, trainer)
+                reports.append(SplitReport(split.name, rows, facts, suspicions(rows[0].results)))
+        if not reports or not trainer.is_global_zero:
             return
-        table, warnings = _table(rows), suspicions(rows[0].results)
-        _print(table, f"{self._method} on {data}", warnings)
+        print_table(reports, f"{self._method} on {data}")
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        figures = {f"test/{k}": v for k, v in _figures(rows[0]).items() if v is not None}
         for logger in trainer.loggers:
-            logger.log_metrics(figures)
-        facts = _facts(rows[0], data, str(trainer.ckpt_path or "none: weights as they were"))
-        module = getattr(trainer, "datamodule", None)
-        facts["data_description"] = getattr(module, "description", "")
-        pictures = {"pck.png": _plot(rows)}
-        if any(chosen.values()):
-            sheet = contact_sheet(chosen, self._hand.faces, self.rasterizer)
-            pictures["contact.png"] = (CONTACT_CAPTION, encode_png(sheet))
-        _write(folder, rows, facts, warnings, pictures)
-        Console().print(f"report: {folder / 'report.html'}", soft_wrap=True)
+            logger.log_metrics(_logged(reports))
+        for report, chosen in zip(reports, sheets, strict=True):
+            pictures = {"pck.png": pck_picture(report.rows)}
+            if any(chosen.values()):
+                sheet = contact_sheet(chosen, self._hand.faces, self.rasterizer)
+                pictures["contact.png"] = (CONTACT_CAPTION, encode_png(sheet))
+            write_split(folder / report.split, report, pictures)
+            path = folder / report.split / "report.html"
+            Console().print(f"report: {path}", soft_wrap=True)
+        write_summary(folder / "metrics.json", reports)
 
-    def _measure(
-        self, name: str, prediction: HandPrediction, batch: HandBatch, f_scores: bool = True
-    ) -> None:
-        """Add a batch to the metrics of a row."""
-        if name not in self._metrics:
-            metrics = HandMetrics(f_scores, warn=False)  # the report itself shows suspicions
-            self._metrics[name] = metrics.to(batch.image.device)
-        self._metrics[name].update(prediction, batch)
+    def _facts(self, row: Evaluated, split: str, trainer: pl.Trainer) -> dict[str, Any]:
+        """Return where the figures come from."""
+        module = getattr(trainer, "datamodule", None)
+        fingerprint = getattr(module, "fingerprint", lambda _: "")
+        packages = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scipy")
+        return {
+            "method": row.name,
+            "checkpoint": str(trainer.ckpt_path or "none: weights as they were"),
+            "data": getattr(module, "name", "test"),
+            "split": split,
+            "split_sha256": fingerprint(split),
+            "samples": len(row.samples.ids),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {
+                "handrec": handrec.__version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in packages},
+            },
+            "data_description": getattr(module, "description", ""),
+        }
+
+
+def _logged(reports: list[SplitReport]) -> dict[str, float]:
+    """Return the method's figures for loggers; those of the only split need no name."""
+    logged = {}
+    for report in reports:
+        prefix = "test" if len(reports) == 1 else f"test/{report.split}"
+        for name, value in figures(report.rows[0]).items():
+            if value is not None:
+                logged[f"{prefix}/{name}"] = value
+    return logged
 
 
 def _ranking(metric: Callable[[str], Tensor]) -> Float[Tensor, " b"]:
@@ -242,110 +257,3 @@ def _choose(gallery: Gallery, samples: Samples) -> dict[str, list[Example]]:
         {e.sample_id: e for one in everyone for group in one.values() for e in group}.values()
     )
     return merged.select(median)
-
-
-def _figures(row: Evaluated) -> dict[str, float | None]:
-    """Return the metrics of a row as numbers; None where no sample has the label."""
-    return {name: float(value) if value.isfinite() else None for name, value in row.results.items()}
-
-
-def _table(rows: list[Evaluated]) -> Table:
-    """Return the figures as text: lengths with two decimals, shares with three."""
-    cells = []
-    for row in rows:
-        figures = _figures(row)
-        values = [(figures.get(name), 2 if name in LENGTHS else 3) for name in COLUMNS.values()]
-        text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
-        cells.append([row.name, row.size, *text])
-    return Table(["", "n", *COLUMNS], cells, LEGEND)
-
-
-def _print(table: Table, title: str, warnings: list[str]) -> None:
-    """Print the table to the terminal, with its legend and any warnings."""
-    shown = RichTable(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(table.columns):
-        # Where the terminal is narrow, names give way, never figures.
-        shown.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
-    for row in table.rows:
-        shown.add_row(*row)
-    console = Console()
-    console.print(shown)
-    for sentence in table.legend:
-        console.print(sentence, style="dim")
-    for warning in warnings:
-        console.print(f"warning: {warning}", style="bold yellow")
-
-
-def _facts(row: Evaluated, data: str, checkpoint: str) -> dict[str, Any]:
-    """Return where the figures come from."""
-    packages = ("torch", "pytorch-lightning", "torchmetrics", "numpy", "scipy")
-    return {
-        "method": row.name,
-        "checkpoint": checkpoint,
-        "data": data,
-        "samples": len(row.samples.ids),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "handrec": handrec.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
-    }
-
-
-def _write(
-    folder: Path,
-    rows: list[Evaluated],
-    facts: dict[str, Any],
-    warnings: list[str],
-    pictures: dict[str, tuple[str, bytes]],
-) -> None:
-    """Write all files of a report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "metrics.json", rows, facts, warnings)
-    _write_csv(folder / "per_sample.csv", rows[0].samples)
-    for name, (_, png) in pictures.items():
-        (folder / name).write_bytes(png)
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    html = html_report(
-        f"{facts['method']} on {facts['data']}",
-        _table(rows),
-        dict(pictures.values()),
-        {name: str(value) for name, value in facts.items()} | {"versions": versions},
-        warnings,
-    )
-    (folder / "report.html").write_text(html, encoding="utf-8")
-
-
-def _write_json(
-    path: Path, rows: list[Evaluated], facts: dict[str, Any], warnings: list[str]
-) -> None:
-    """Write all figures of all rows."""
-    results = {row.name: {"samples": len(row.samples.ids), **_figures(row)} for row in rows}
-    units = "millimetres; auc_*, f* and pa_f* are shares in [0, 1]"
-    report = {**facts, "units": units, "warnings": warnings, "results": results}
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _write_csv(path: Path, samples: Samples) -> None:
-    """Write every metric of every sample, by id; an empty cell where the label is absent."""
-    order = samples.ids.argsort(stable=True)
-    columns = [samples.ids[order].tolist()]
-    columns += [values[order].tolist() for values in samples.values.values()]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *samples.values])
-        for sample_id, *values in zip(*columns, strict=True):
-            writer.writerow([sample_id, *("" if math.isnan(v) else f"{v:.7g}" for v in values)])
-
-
-def _plot(rows: list[Evaluated]) -> tuple[str, bytes]:
-    """Return the caption and the PNG file of the PCK curves of the method and the mean hand."""
-    panels = {
-        title: {
-            f"{row.name} (AUC {float(row.results[area]):.3f})": row.samples.curves[area].nanmean(0)
-            for row in rows[:2]
-        }
-        for title, area in (("aligned joints", "pa_auc_j"), ("aligned mesh", "pa_auc_v"))
-    }
-    return "PCK after alignment of each sample", encode_png(pck_plot(panels, PCK_THRESHOLDS))

@@ -11,7 +11,11 @@ from rich.text import Text
 from handrec.callbacks.progress import clock
 
 #: Files of an evaluation that are worth naming, the most readable first.
-REPORTS = (("report", "report.html"), ("figures", "metrics.json"), ("submission", "pred.json"))
+REPORTS = (
+    ("report", "*/*/report.html"),
+    ("figures", "*/metrics.json"),
+    ("submission", "**/pred.json"),
+)
 
 
 class EndSummary(pl.Callback):
@@ -68,7 +72,7 @@ class EndSummary(pl.Callback):
 
     def _reports(self, run: Path) -> list[tuple[str, Path]]:
         """Return the files this evaluation wrote that are worth opening."""
-        paths = [(name, path) for name, file in REPORTS for path in run.glob(f"eval/*/{file}")]
+        paths = [(name, path) for name, file in REPORTS for path in run.glob(f"eval/{file}")]
         return [(name, path) for name, path in paths if path.stat().st_mtime >= self._date - 1]
 
     def predict_rows(self, trainer: pl.Trainer, log_dir: Path) -> list[tuple[str, str]]:

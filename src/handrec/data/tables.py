@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -90,12 +90,12 @@ class SceneTable(Dataset[SceneBatch]):
         self.drawn = Drawn(*(columns.get(_DRAWN + name, torch.empty(0)) for name in Drawn._fields))
 
     @classmethod
-    def of(cls, scenes: Scenes, look: Look) -> Self:
+    def of(cls, scenes: Scenes, look: Look) -> "SceneTable":
         """Return a table that was not drawn."""
         return cls(scenes._asdict() | {_LOOK + name: column for name, column in look.items()}, "")
 
     @classmethod
-    def read(cls, path: Path, first: int = 0) -> Self:
+    def read(cls, path: Path, first: int = 0) -> "SceneTable":
         """Return the table of a file, mapped into memory.
 
         Raises:

@@ -86,7 +86,7 @@ class HandMethod(Method):
 
     # Lightning asks callbacks about the output only, and takes any.
     def test_step(  # type: ignore[override]
-        self, batch: HandBatch, batch_idx: int
+        self, batch: HandBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> HandPrediction:
         """Return the hands of a batch, for the evaluation's callbacks."""
         return self.reconstruct(batch)

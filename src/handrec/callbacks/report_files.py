@@ -1,0 +1,221 @@
+"""The figures of an evaluation as tables, files and plots."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+from torch import Tensor
+
+from handrec.metrics.functional import PCK_THRESHOLDS
+from handrec.metrics.hand import LENGTHS, Samples
+from handrec.metrics.temporal import TEMPORAL
+from handrec.viz.plots import pck_plot
+from handrec.viz.report import Table, encode_png, html_report
+
+#: Heading and metric of each column of figures.
+COLUMNS = {
+    "MPJPE": "mpjpe",
+    "PA-MPJPE": "pa_mpjpe",
+    "MPVPE": "mpvpe",
+    "PA-MPVPE": "pa_mpvpe",
+    "AUC": "pa_auc_j",
+    "F@5": "pa_f5",
+    "F@15": "pa_f15",
+}
+
+#: More of them, where a split holds videos.
+TEMPORAL_COLUMNS = dict(zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD"), TEMPORAL, strict=True))
+
+#: Digits after the point; three for shares.
+_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0}
+
+LEGEND = (
+    "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
+    "joint, no other alignment.",
+    "PA-: after a similarity alignment of each sample, joints and mesh separately, as in the "
+    "official FreiHAND and HO-3D evaluations, which allow reflections.",
+    "AUC: of the aligned joints' PCK curve from 0 to 50 mm. F@5, F@15: F-scores of the aligned "
+    "mesh at 5 and 15 mm.",
+    "mean hand: the same unturned hand in the mean pose for every image.",
+)
+
+TEMPORAL_LEGEND = (
+    "ACCEL: error of the joints' acceleration relative to the wrist, mm/s^2; JITTER: their jerk, "
+    "m/s^3; both at 30 frames per second.",
+    "SHAPE-SD, BONE-SD: standard deviation of shape coefficients and of bone lengths (mm) along a "
+    "video, where both are constant in truth.",
+)
+
+CONTACT_CAPTION = (
+    "Worst, median and best samples by PA-MPJPE: left the predicted skeleton in colour over the "
+    "labelled one in white, right the predicted mesh"
+)
+
+
+class Evaluated(NamedTuple):
+    """One row of the report.
+
+    Attributes:
+        name: of the row.
+        results: mean of each metric.
+        samples: what the means are of.
+    """
+
+    name: str
+    results: Mapping[str, Tensor]
+    samples: Samples
+
+    @property
+    def size(self) -> str:
+        """The number of samples, and of labelled ones where they are fewer."""
+        total = len(self.samples.ids)
+        joints, meshes = (
+            int(self.samples.values[name].isfinite().sum()) for name in ("pa_mpjpe", "pa_mpvpe")
+        )
+        if joints == meshes == total:
+            return f"{total:,}"
+        return f"{total:,} ({joints:,} joints, {meshes:,} meshes)"
+
+
+class SplitReport(NamedTuple):
+    """What there is to say of one split.
+
+    Attributes:
+        split: its name.
+        rows: the method's, the mean hand's, then any others.
+        facts: where the figures come from.
+        warnings: a sentence each.
+    """
+
+    split: str
+    rows: list[Evaluated]
+    facts: dict[str, Any]
+    warnings: list[str]
+
+
+def figures(row: Evaluated) -> dict[str, float | None]:
+    """Return the metrics of a row as numbers; None where no sample has the label."""
+    return {name: float(value) if value.isfinite() else None for name, value in row.results.items()}
+
+
+def table(named: list[tuple[str, Evaluated]]) -> Table:
+    """Return the figures of rows as text, with temporal columns if any row has them.
+
+    Args:
+        named: rows by what they are called in this table.
+    """
+    temporal = any("jitter" in row.results for _, row in named)
+    columns = COLUMNS | (TEMPORAL_COLUMNS if temporal else {})
+    cells = []
+    for name, row in named:
+        values = [(figures(row).get(metric), _DIGITS.get(metric, 3)) for metric in columns.values()]
+        text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
+        cells.append([name, row.size, *text])
+    return Table(["", "n", *columns], cells, LEGEND + (TEMPORAL_LEGEND if temporal else ()))
+
+
+def print_table(reports: list[SplitReport], title: str) -> None:
+    """Print one table to the terminal, with its legend and any warnings.
+
+    Of a single split every row is shown, of several the method and the mean hand.
+    """
+    named = [
+        (f"{report.split}: {row.name}" if len(reports) > 1 else row.name, row)
+        for report in reports
+        for row in (report.rows[:2] if len(reports) > 1 else report.rows)
+    ]
+    content = table(named)
+    only = "" if len(reports) > 1 or reports[0].split == "test" else f", {reports[0].split}"
+    shown = RichTable(title=title + only, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # Where the terminal is narrow, names give way, never figures; names of splits must not either.
+    widest = max(len(cells[0]) for cells in content.rows) if len(reports) > 1 else None
+    shown.add_column("", min_width=widest)
+    for heading in content.columns[1:]:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for cells in content.rows:
+        shown.add_row(*cells)
+    console = Console()
+    narrowest = console.measure(shown, options=console.options.update(max_width=1000)).minimum
+    Console(width=max(console.width, narrowest)).print(shown)
+    for sentence in content.legend:
+        console.print(sentence, style="dim")
+    for report in reports:
+        for warning in report.warnings:
+            where = f"{report.split}: " if len(reports) > 1 else ""
+            console.print(f"warning: {where}{warning}", style="bold yellow")
+
+
+def write_split(
+    folder: Path, report: SplitReport, pictures: Mapping[str, tuple[str, bytes]]
+) -> None:
+    """Write all files of one split.
+
+    Args:
+        folder: of the split.
+        report: its figures.
+        pictures: captions and PNG files by file name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "metrics.json", _content(report))
+    _write_csv(folder / "per_sample.csv", report.rows[0].samples)
+    for name, (_, png) in pictures.items():
+        (folder / name).write_bytes(png)
+    facts = report.facts
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    html = html_report(
+        f"{facts['method']} on {facts['data']}, {report.split}",
+        table([(row.name, row) for row in report.rows]),
+        dict(pictures.values()),
+        {name: str(value) for name, value in facts.items()} | {"versions": versions},
+        report.warnings,
+    )
+    (folder / "report.html").write_text(html, encoding="utf-8")
+
+
+def write_summary(path: Path, reports: list[SplitReport]) -> None:
+    """Write the figures of all splits into one file."""
+    _write_json(path, {"splits": {report.split: _content(report) for report in reports}})
+
+
+def _content(report: SplitReport) -> dict[str, Any]:
+    """Return all figures of all rows of a split, with where they come from."""
+    results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
+    units = (
+        "millimetres; auc_*, f* and pa_f* are shares in [0, 1]; accel_error mm/s^2, jitter m/s^3,"
+        " shape_sd coefficients"
+    )
+    return {**report.facts, "units": units, "warnings": report.warnings, "results": results}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, samples: Samples) -> None:
+    """Write every metric of every sample, by id; an empty cell where the label is absent."""
+    order = samples.ids.argsort(stable=True)
+    columns = [samples.ids[order].tolist()]
+    columns += [values[order].tolist() for values in samples.values.values()]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", *samples.values])
+        for sample_id, *values in zip(*columns, strict=True):
+            writer.writerow([sample_id, *("" if math.isnan(v) else f"{v:.7g}" for v in values)])
+
+
+def pck_picture(rows: list[Evaluated]) -> tuple[str, bytes]:
+    """Return the caption and the PNG file of the PCK curves of the method and the mean hand."""
+    panels = {
+        title: {
+            f"{row.name} (AUC {float(row.results[area]):.3f})": row.samples.curves[area].nanmean(0)
+            for row in rows[:2]
+        }
+        for title, area in (("aligned joints", "pa_auc_j"), ("aligned mesh", "pa_auc_v"))
+    }
+    return "PCK after alignment of each sample", encode_png(pck_plot(panels, PCK_THRESHOLDS))

@@ -1,0 +1,172 @@
+"""How smooth and how consistent predictions are along videos.
+
+Convention:
+    Rows are frames: ``sequence`` names the video, ``frame`` counts along it, rows come in any
+    order. A difference is taken only between frames that directly follow each other. Joints are
+    relative to the wrist joint, so that an unknowable depth does not hide the fingers. Metres in;
+    times come from the frame rate, so an acceleration is in metres per square second (some papers
+    report the plain second difference per frame under that unit: 900 times less at 30 fps).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from handrec.hand.joints import PARENTS
+from handrec.types import HandBatch, HandPrediction
+
+#: Pictures per second of a video.
+FRAME_RATE = 30.0
+
+#: What :class:`TemporalMetrics` computes: mm/s^2, m/s^3, standard deviations, mm.
+TEMPORAL = ("accel_error", "jitter", "shape_sd", "bone_sd")
+
+
+def runs(sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"], length: int) -> Int[Tensor, "r l"]:
+    """Return the rows of every ``length`` frames of a video that directly follow each other."""
+    order = torch.argsort(frame, stable=True)
+    order = order[torch.argsort(sequence[order], stable=True)]
+    windows = order.unfold(0, length, 1) if len(order) >= length else order.new_empty(0, length)
+    steps = torch.arange(length, device=frame.device)
+    together = (sequence[windows] == sequence[windows[:, :1]]).all(1)
+    return windows[together & (frame[windows] - frame[windows[:, :1]] == steps).all(1)]
+
+
+def acceleration_error(
+    prediction: Float[Tensor, "n j 3"],
+    target: Float[Tensor, "n j 3"],
+    sequence: Int[Tensor, " n"],
+    frame: Int[Tensor, " n"],
+    rate: float = FRAME_RATE,
+) -> Float[Tensor, " r"]:
+    """Return how far accelerations are from the labels', metres per square second.
+
+    The mean over joints of the length of the difference of second differences, for each three
+    frames after each other (as in VIBE, CVPR 2020).
+
+    Args:
+        prediction: joints, metres, the first is the wrist.
+        target: their labels.
+        sequence: video of each row.
+        frame: number of each row in its video.
+        rate: frames per second.
+    """
+    error = _relative(prediction) - _relative(target)
+    first, second, third = error[runs(sequence, frame, 3)].unbind(1)
+    accelerations: Tensor = torch.linalg.vector_norm(third - 2 * second + first, dim=-1)
+    return accelerations.mean(1) * rate**2
+
+
+def jitter(
+    prediction: Float[Tensor, "n j 3"],
+    sequence: Int[Tensor, " n"],
+    frame: Int[Tensor, " n"],
+    rate: float = FRAME_RATE,
+) -> Float[Tensor, " r"]:
+    """Return the mean jerk of the joints, metres per cubic second, without looking at labels.
+
+    The length of the third difference, for each four frames after each other. A moving hand has
+    some itself: compare it with that of the labels.
+
+    Args:
+        prediction: joints, metres, the first is the wrist.
+        sequence: video of each row.
+        frame: number of each row in its video.
+        rate: frames per second.
+    """
+    first, second, third, fourth = _relative(prediction)[runs(sequence, frame, 4)].unbind(1)
+    jerks: Tensor = torch.linalg.vector_norm(fourth - 3 * third + 3 * second - first, dim=-1)
+    return jerks.mean(1) * rate**3
+
+
+def spread(values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]) -> Float[Tensor, " s"]:
+    """Return by how much what should be constant varies in each video.
+
+    Args:
+        values: shape coefficients or bone lengths of each frame.
+        sequence: video of each row.
+
+    Returns:
+        The (population) standard deviation along each video, mean over the values.
+    """
+    _, video, count = torch.unique(sequence, return_inverse=True, return_counts=True)
+    share = 1 / count[:, None].to(values)
+    zeros = values.new_zeros(len(count), values.shape[1])
+    mean = zeros.index_add(0, video, values) * share
+    variance: Tensor = zeros.index_add(0, video, (values - mean[video]).square()) * share
+    return variance.sqrt().mean(1)
+
+
+def bone_lengths(joints: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 20"]:
+    """Return the lengths of the bones, metres."""
+    lengths: Tensor = torch.linalg.vector_norm(joints[:, 1:] - joints[:, PARENTS[1:]], dim=-1)
+    return lengths
+
+
+class TemporalMetrics(Metric):
+    """Smoothness and consistency over the videos of a split.
+
+    ``compute`` gives ``accel_error`` (mm/s^2, labelled frames), ``jitter`` (m/s^3), ``shape_sd``
+    (standard deviations of shape coefficients along a video) and ``bone_sd`` (mm); nothing where
+    there is no video.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    names: list[Tensor]
+    frames: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("names", "frames"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, prediction: HandPrediction, batch: HandBatch) -> None:
+        """Keep a batch's joints and shapes.
+
+        Args:
+            prediction: what the method says of the batch.
+            batch: its labels and the place of its rows in videos.
+        """
+        labelled = (batch.has_joints_3d > 0).long()
+        names = torch.stack([batch.sequence, batch.frame, labelled, batch.sample_id], dim=1)
+        joints = [prediction.joints.flatten(1), batch.joints_3d.flatten(1)]
+        self.names.append(names.to(self.device))
+        values = torch.cat([*joints, prediction.betas], dim=1)
+        self.frames.append(values.detach().float().to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means over all videos."""
+        names, values = dim_zero_cat(self.names).cpu(), dim_zero_cat(self.frames).double().cpu()
+        kept = _first_of_each(names)  # a distributed sampler may repeat frames
+        (sequence, frame, labelled, _), values = names[kept].unbind(1), values[kept]
+        joints = values[:, :63].unflatten(1, (21, 3))
+        target = values[:, 63:126].unflatten(1, (21, 3))
+        if len(runs(sequence, frame, 4)) == 0:
+            return {}
+        known = labelled > 0
+        accelerations = acceleration_error(
+            joints[known], target[known], sequence[known], frame[known]
+        )
+        figures = {
+            "accel_error": 1000 * accelerations.mean(),
+            "jitter": jitter(joints, sequence, frame).mean(),
+            "shape_sd": spread(values[:, 126:], sequence).mean(),
+            "bone_sd": 1000 * spread(bone_lengths(joints), sequence).mean(),
+        }
+        return {name: figures[name].float() for name in TEMPORAL}
+
+
+def _relative(joints: Float[Tensor, "n j 3"]) -> Float[Tensor, "n j 3"]:
+    return joints - joints[:, :1]
+
+
+def _first_of_each(names: Int[Tensor, "n 4"]) -> Int[Tensor, " m"]:
+    """Return one row of each different name."""
+    _, group = torch.unique(names, dim=0, return_inverse=True)
+    order = torch.argsort(group, stable=True)
+    first = torch.cat([order.new_ones(1), group[order][1:] - group[order][:-1]]) > 0
+    return order[first]
