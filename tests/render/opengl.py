@@ -5,7 +5,6 @@ Where a GPU's driver is absent, Mesa's llvmpipe draws on the CPU.
 
 from typing import NamedTuple
 
-import moderngl
 import numpy as np
 
 _VERTEX = """
@@ -53,6 +52,8 @@ class Lit(NamedTuple):
 
 def create_context():
     """Return a context without a window; raises, whatever it is, where there is no EGL."""
+    import moderngl
+
     return moderngl.create_context(standalone=True, backend="egl")
 
 
@@ -60,8 +61,8 @@ class OpenGL:
     """Draws meshes of one topology at one size."""
 
     def __init__(self, context, faces, vertex_count, size):
-        self.size = size
-        context.enable(moderngl.DEPTH_TEST)  # nearer wins, at equal depth the first; both sides
+        self.size, self.triangles = size, context.TRIANGLES
+        context.enable(context.DEPTH_TEST)  # nearer wins, at equal depth the first; both sides
         indices = context.buffer(faces.astype("i4").tobytes())
         self.buffers = {
             name: context.buffer(reserve=vertex_count * width * 4)
@@ -103,7 +104,7 @@ class OpenGL:
         target = self.targets[name]
         target.use()
         target.clear(*([-1.0] if name == "face" else [0.0] * 4))
-        self.meshes[name].render(moderngl.TRIANGLES)
+        self.meshes[name].render(self.triangles)
         channels = 1 if name == "face" else 4
         pixels = np.frombuffer(target.read(components=channels, dtype="f4"), "f4")
         return pixels.reshape(*self.size, channels)

@@ -12,9 +12,6 @@ from handrec.hand.openhand import OpenHand
 from handrec.render.shading import Light, render_lit
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.render.warp_backend import WarpRasterizer
-
-pytest.importorskip("moderngl", reason="needs moderngl: pip install -e '.[dev]'")
-
 from tests.render.opengl import Lit, OpenGL, create_context, unlike
 
 SIZE = (112, 112)
@@ -45,6 +42,7 @@ def screen(scenes, posed):
 
 @pytest.fixture(scope="module")
 def opengl(hand, posed):
+    pytest.importorskip("moderngl", reason="needs moderngl: pip install -e '.[dev]'")
     try:
         context = create_context()
     except Exception as error:  # moderngl and glcontext raise bare ones
