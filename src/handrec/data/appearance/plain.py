@@ -21,7 +21,7 @@ from handrec.geometry.camera import resize_camera
 from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
 from handrec.render.base import Attribute, Surface
-from handrec.render.shading import Lambert, Light
+from handrec.render.shading import Light, Shading
 from handrec.types import Rendering
 
 #: Rendered at twice the size and averaged: at 64 px a finger is five pixels wide.
@@ -76,10 +76,10 @@ def _render(stage: Stage, look: Look) -> Rendering:
         "colour": Attribute(skin_colours(look, hand)),
         "uv": Attribute(hand.uv[None], hand.uv_faces),
     }
-    lambert = Lambert(Light(look["ambient"], look["directional"], look["light_direction"]))
+    lit = Shading(Light(look["ambient"], look["directional"], look["light_direction"]))
 
     def shader(surface: Surface) -> Tensor:
-        return torch.cat([lambert(surface), surface["uv"]], dim=-1)
+        return torch.cat([lit(surface), surface["uv"]], dim=-1)
 
     backdrop = F.interpolate(draw_background(look, size), scale_factor=_SUPERSAMPLING)
     fine = (size * _SUPERSAMPLING, size * _SUPERSAMPLING)
