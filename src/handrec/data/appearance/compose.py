@@ -117,7 +117,7 @@ def _compose(stage: Stage, given: Ingredients) -> Picture:
     drawn = _render(stage, meshes, given, shadows, fine)
     light = F.avg_pool2d(drawn.image[:, :3], _SUPERSAMPLING)
     clear = 1 - F.avg_pool2d(drawn.mask, _SUPERSAMPLING)
-    behind = to_linear(given.background) * _on_wall(stage, given, shadows)
+    behind = _exactly_linear(given.background) * _on_wall(stage, given, shadows)
     image = to_srgb((light + clear * behind).clamp(0, 1))
     mask, depth, uv = _labels(drawn, len(stage.hand.faces))
     return Picture(image, mask, depth, uv, visible_joints(stage, meshes, drawn, fine))
@@ -126,6 +126,11 @@ def _compose(stage: Stage, given: Ingredients) -> Picture:
 def to_linear(colour: Tensor) -> Tensor:
     """Return linear light of sRGB in [0, 1], within 0.003, by a polynomial: powers are slow."""
     return colour * (colour * (colour * 0.305306011 + 0.682171111) + 0.012522878)
+
+
+def _exactly_linear(colour: Tensor) -> Tensor:
+    """Return linear light of sRGB in [0, 1] by the standard's formula: black stays black."""
+    return torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055).pow(2.4))
 
 
 def to_srgb(light: Tensor) -> Tensor:
@@ -171,11 +176,11 @@ class _Shader:
         self.given = given
         self.shadows = shadows
         self.paints = _paints(given)
-        self.images = torch.arange(len(given.texture), device=given.texture.device)
+        self.images = torch.arange(len(given.texture)).to(given.shadow)  # exact as floats
 
     def __call__(self, surface: Surface) -> Float[Tensor, "... 5"]:
         """Return linear light reflected to the camera, and uv."""
-        image = surface.of_image(self.images)
+        image = surface.of_image(self.images).long()
         part = surface["part"][..., 0].round().long()
         row = image * len(Part) + part
 
