@@ -283,7 +283,10 @@ def _on_wall(stage: Stage, given: Ingredients, shadows: ShadowMap) -> Float[Tens
     pixels = torch.stack([right, down, torch.ones_like(right)], dim=-1).view(-1, 3)
     points = pixels @ torch.linalg.inv(coarse.intrinsics).mT * depth
     images = torch.arange(len(points), device=points.device)[:, None]
-    dark = 1 - shadow.lit(shadows, shadow.place(shadows, points), images)
+    places = shadow.place(shadows, points)
+    # Fading out towards the map's border, where shadows would be cut off.
+    border = (0.5 - (places[..., :2] / shadows.size - 0.5).abs()).amin(-1)
+    dark = (1 - shadow.lit(shadows, places, images)) * (6 * border).clamp(0, 1)
     dark = F.interpolate(dark.view(-1, 1, *coarse.image_size), (height, width), mode="bilinear")
     key, rest = given.key_colour.mean(1), (given.ambient + given.sky / 2).mean(1)
     key = key * F.normalize(given.key_direction, dim=-1)[:, 2].neg().relu()

@@ -192,7 +192,10 @@ def _limb(hand: HandModel, posed: Hand, turn: Tensor, look: Tensor, bend: Tensor
 
 
 def _look_past(arm: Arm) -> tuple[Arm, Bool[Tensor, "b 1"]]:
-    """Bend arms that come towards the camera the other way; say which still point at it."""
+    """Bend arms along the line of sight the other way; say which still point at the camera.
+
+    One that comes towards the camera would hide the hand; of one that goes away the end is seen.
+    """
     away = torch.tensor([1.0, 0.0, 0.0]).to(arm.bend)
     to_camera = -F.normalize(arm.origin, dim=-1)
 
@@ -201,9 +204,10 @@ def _look_past(arm: Arm) -> tuple[Arm, Bool[Tensor, "b 1"]]:
         return (direction * to_camera).sum(-1, keepdim=True)
 
     here, there = towards(arm.bend), towards(-arm.bend)
-    flip = (here > 0.7) & (there < here)
+    flip = (here.abs() > 0.7) & (there.abs() < here.abs())
     bend = torch.where(flip, -arm.bend, arm.bend)
-    return arm._replace(bend=bend), torch.minimum(here, there) > math.cos(math.radians(_END_ON))
+    end_on = torch.where(flip, there, here) > math.cos(math.radians(_END_ON))
+    return arm._replace(bend=bend), end_on
 
 
 def _ambient_occlusion(
