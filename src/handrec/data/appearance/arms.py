@@ -28,11 +28,23 @@ _STRIP = 0.025
 #: Rings of a forearm, metres behind the cut. The first is a skirt inside of the hand, which no gap
 #: is seen past; the last one closes the tube. Folds of the strip lie on rings.
 _LENGTHS = torch.tensor(
-    [-0.004, *(i * _STRIP / 4 for i in range(5)), 0.0375, *(i * _STRIP for i in range(2, 15)), 0.35]
+    [
+        -0.004,
+        *(i * _STRIP / 4 for i in range(5)),
+        0.0375,
+        *(i * _STRIP for i in range(2, 10)),
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+    ]
 )
 
-#: Rings of a sleeve: a share of its length; the first lies on the skin, the last one closes it.
-_SLEEVE_RINGS = 22
+#: Rings of a sleeve: the first lies on the skin, the last one closes it.
+_SLEEVE_RINGS = 26
+
+#: Where sleeves end, metres behind the cut: out of sight, as forearms do.
+_SLEEVE_END = 0.55
 
 #: A wrist bends over this length, metres.
 _BEND_LENGTH = 0.035
@@ -221,7 +233,8 @@ def sleeve_vertices(
         folds: depth as a share of the slack, length in metres, slant and phase in radians.
     """
     share = torch.linspace(0, 1, _SLEEVE_RINGS - 2).to(start)
-    lengths = start + share * (0.34 - start)
+    # Closer to each other near the cuff, which is seen best.
+    lengths = start + share.pow(1.5) * (_SLEEVE_END - start)
     lengths = torch.cat([lengths[:, :1], lengths, lengths[:, -1:]], dim=1)
     angle = torch.arange(SIDES).to(start) * (2 * math.pi / SIDES)
     depth, period, slant, phase = folds[:, :, None, None].unbind(1)
@@ -246,7 +259,8 @@ def _outline(arm: Arm, lengths: Float[Tensor, "b r"]) -> Float[Tensor, "b r n 3"
     smooth = (lengths / 0.07).clamp(0, 1)
     smooth = (smooth * smooth * (3 - 2 * smooth))[..., None, None]
     ellipse = (half[:, None] * circle)[:, None]
-    far = (lengths.clamp(min=0) / 0.25)[..., None]
+    # An arm of an elbow's girth goes on behind the elbow.
+    far = (lengths.clamp(0, 0.25) / 0.25)[..., None]
     growth = arm.girth[:, None] * far.pow(1.3)
     # Towards the elbow an arm grows rounder: more so the thin way.
     wider = torch.stack([growth, 1.5 * growth, growth], dim=-1) + 1

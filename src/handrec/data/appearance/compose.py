@@ -120,7 +120,7 @@ def _compose(stage: Stage, given: Ingredients) -> Picture:
     drawn = _render(stage, meshes, given, shadows, fine)
     light = F.avg_pool2d(drawn.image[:, :3], _SUPERSAMPLING)
     clear = 1 - F.avg_pool2d(drawn.mask, _SUPERSAMPLING)
-    behind = to_linear(given.background) * _on_wall(stage, given, shadows)
+    behind = _exactly_linear(given.background) * _on_wall(stage, given, shadows)
     image = to_srgb((light + clear * behind).clamp(0, 1))
     mask, depth, uv = _labels(drawn, len(stage.hand.faces))
     return Picture(image, mask, depth, uv, visible_joints(stage, meshes, drawn, fine))
@@ -129,6 +129,11 @@ def _compose(stage: Stage, given: Ingredients) -> Picture:
 def to_linear(colour: Tensor) -> Tensor:
     """Return linear light of sRGB in [0, 1], within 0.003, by a polynomial: powers are slow."""
     return colour * (colour * (colour * 0.305306011 + 0.682171111) + 0.012522878)
+
+
+def _exactly_linear(colour: Tensor) -> Tensor:
+    """Return linear light of sRGB in [0, 1] by the standard's formula: black stays black."""
+    return torch.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055).pow(2.4))
 
 
 def to_srgb(light: Tensor) -> Tensor:
@@ -174,11 +179,11 @@ class _Shader:
         self.given = given
         self.shadows = shadows
         self.paints = _paints(given)
-        self.images = torch.arange(len(given.texture), device=given.texture.device)
+        self.images = torch.arange(len(given.texture)).to(given.shadow)  # exact as floats
 
     def __call__(self, surface: Surface) -> Float[Tensor, "... 5"]:
         """Return linear light reflected to the camera, and uv."""
-        image = surface.of_image(self.images)
+        image = surface.of_image(self.images).long()
         part = surface["part"][..., 0].round().long()
         row = image * len(Part) + part
 
@@ -281,7 +286,10 @@ def _on_wall(stage: Stage, given: Ingredients, shadows: ShadowMap) -> Float[Tens
     pixels = torch.stack([right, down, torch.ones_like(right)], dim=-1).view(-1, 3)
     points = pixels @ torch.linalg.inv(coarse.intrinsics).mT * depth
     images = torch.arange(len(points), device=points.device)[:, None]
-    dark = 1 - shadow.lit(shadows, shadow.place(shadows, points), images)
+    places = shadow.place(shadows, points)
+    # Fading out towards the map's border, where shadows would be cut off.
+    border = (0.5 - (places[..., :2] / shadows.size - 0.5).abs()).amin(-1)
+    dark = (1 - shadow.lit(shadows, places, images)) * (6 * border).clamp(0, 1)
     dark = F.interpolate(dark.view(-1, 1, *coarse.image_size), (height, width), mode="bilinear")
     key, rest = given.key_colour.mean(1), (given.ambient + given.sky / 2).mean(1)
     key = key * F.normalize(given.key_direction, dim=-1)[:, 2].neg().relu()

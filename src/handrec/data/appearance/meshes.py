@@ -91,8 +91,8 @@ def build(stage: Stage, props: Props) -> Meshes:
     rest = torch.cat([hand.template, topology.wrist.rest])
     # The other hand comes last: where none has one, there are no faces for it.
     count = len(topology.part) if len(rows) else topology.before_other
-    faces, part, uv_faces = (x[:count] for x in topology[:3])
-    return Meshes(vertices, faces, part, normals, shade, uv, uv_faces, rest)
+    faces, part, uv_faces = topology.faces, topology.part, topology.uv_faces
+    return Meshes(vertices, faces[:count], part[:count], normals, shade, uv, uv_faces[:count], rest)
 
 
 class _Topology(NamedTuple):
@@ -126,9 +126,14 @@ def _topology(hand: HandModel, device: torch.device) -> _Topology:
         uv_faces.append(piece[1] + uvs)
         parts.append(torch.full((len(piece[0]),), int(part)))
         vertices, uvs = vertices + piece[2], uvs + piece[3]
-    joined = (torch.cat(column).to(device) for column in (faces, parts, uv_faces))
-    before = sum(len(piece) for piece in faces[: Part.OTHER_HAND])
-    return _Topology(*joined, before, wrist, SphereProxies(hand).to(device))
+    return _Topology(
+        faces=torch.cat(faces).to(device),
+        part=torch.cat(parts).to(device),
+        uv_faces=torch.cat(uv_faces).to(device),
+        before_other=sum(len(piece) for piece in faces[: Part.OTHER_HAND]),
+        wrist=wrist,
+        spheres=SphereProxies(hand).to(device),
+    )
 
 
 def _unwrapped(rings: int) -> Int[Tensor, "f 3"]:
@@ -187,7 +192,10 @@ def _limb(hand: HandModel, posed: Hand, turn: Tensor, look: Tensor, bend: Tensor
 
 
 def _look_past(arm: Arm) -> tuple[Arm, Bool[Tensor, "b 1"]]:
-    """Bend arms that come towards the camera the other way; say which still point at it."""
+    """Bend arms along the line of sight the other way; say which still point at the camera.
+
+    One that comes towards the camera would hide the hand; of one that goes away the end is seen.
+    """
     away = torch.tensor([1.0, 0.0, 0.0]).to(arm.bend)
     to_camera = -F.normalize(arm.origin, dim=-1)
 
@@ -196,9 +204,10 @@ def _look_past(arm: Arm) -> tuple[Arm, Bool[Tensor, "b 1"]]:
         return (direction * to_camera).sum(-1, keepdim=True)
 
     here, there = towards(arm.bend), towards(-arm.bend)
-    flip = (here > 0.7) & (there < here)
+    flip = (here.abs() > 0.7) & (there.abs() < here.abs())
     bend = torch.where(flip, -arm.bend, arm.bend)
-    return arm._replace(bend=bend), torch.minimum(here, there) > math.cos(math.radians(_END_ON))
+    end_on = torch.where(flip, there, here) > math.cos(math.radians(_END_ON))
+    return arm._replace(bend=bend), end_on
 
 
 def _ambient_occlusion(
@@ -232,8 +241,10 @@ def _thing(stage: Stage, props: Props) -> _Piece:
     at = solids.hold(stage.posed.joints, props.thing_half[:, :1], props.thing_turn[:, :1] * 0.2)
     radius = torch.where(held, at.radius, props.thing_half[:, :1])
     half = torch.cat([radius, radius * props.thing_half[:, 1:2], props.thing_half[:, 2:]], dim=1)
+    # What is before a hand hides a part of it, not all.
+    half = torch.where(props.thing[:, None] == 2, 0.6 * half, half)
     ball = (props.thing_roundness[:, :1] > 0.9).expand_as(half)
-    half = torch.where(ball, radius.expand_as(half), half)
+    half = torch.where(ball, half[:, :1].expand_as(half), half)
     behind = props.thing[:, None] == 3
     gap = props.thing_place[:, 2:] * torch.where(behind, -1.0, 1.0)
     size = half.norm(dim=-1, keepdim=True)

@@ -16,6 +16,9 @@ _FAR = 400.0
 #: Depth by which a surface must be behind another to lie in its shadow: in texels, and metres.
 _BIAS_TEXELS, _BIAS = 1.5, 0.0008
 
+#: What is around the focus casts shadows too: the map reaches so many times as far.
+_MARGIN = 1.35
+
 #: Depth of what is not there, metres.
 _NOTHING = 1e3
 
@@ -58,7 +61,7 @@ def cast(
     turn = _facing(direction)
     low, high = focus.amin(1), focus.amax(1)
     centre = (low + high) / 2
-    radius = 1.1 * (focus - centre[:, None]).norm(dim=-1).amax(1)
+    radius = _MARGIN * (focus - centre[:, None]).norm(dim=-1).amax(1)
     distance = _FAR * radius
     intrinsics = torch.zeros_like(turn)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = size / 2 * _FAR

@@ -56,7 +56,8 @@ def superquadric(
     height = torch.linspace(-math.pi / 2, math.pi / 2, _ROWS).to(half)[:, None]
     turn = (torch.arange(_COLUMNS).to(half) + 0.5) * (2 * math.pi / _COLUMNS)
     circle = torch.stack(
-        torch.broadcast_tensors(height.cos(), height.sin(), turn.cos(), turn.sin())
+        # At the poles a cosine may be rounded to below 0.
+        torch.broadcast_tensors(height.cos().relu(), height.sin(), turn.cos(), turn.sin())
     )
     circle = circle.flatten(1)[:, None]  # (4, 1, N)
     up, around = roundness[:, :1], roundness[:, 1:]
@@ -72,7 +73,7 @@ def superquadric(
 
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
     """Return the power of the magnitude, with the sign of the base."""
-    return base.sign() * base.abs().clamp(min=1e-6) ** exponent
+    return base.sign() * base.abs() ** exponent
 
 
 def hold(

@@ -11,12 +11,17 @@ from handrec.data.appearance.meshes import Meshes, Part
 from handrec.geometry.camera import project
 from handrec.hand.anatomy import rest_hand
 from handrec.hand.base import HandModel
-from handrec.hand.joints import JOINTS, PARENTS, TIPS
+from handrec.hand.joints import FINGERS, JOINTS, PARENTS, TIPS
 from handrec.types import Camera, Rendering
 
-#: A joint's own skin at rest reaches so many times as far as the skin nearest to it: it is seen
-#: through at up to 60 degrees to the bone's side.
+#: A joint's own skin at rest reaches so many times as far as the skin nearest to it: seen through
+#: from anywhere within 60 degrees of a right angle to a finger's bone.
 _REACH = 2.0
+
+#: The same of joints in the palm: the skin nearest to them is the back's, the palm's half as near.
+_REACH_IN_PALM = 3.0
+
+_IN_PALM = [JOINTS.index("thumb_cmc"), *(JOINTS.index(f"{name}_mcp") for name in FINGERS[1:])]
 
 
 def visible_joints(
@@ -26,10 +31,11 @@ def visible_joints(
 
     A joint lies inside the hand. It is hidden where the surface drawn at its pixel is before it
     and is not its own skin. Its own skin is that of the hand or the forearm which lies, *at rest*,
-    within the joint's reach: twice the distance from the joint to the skin nearest to it (a tip,
-    which is on the skin, has the reach of the joint before it). So its finger's other segments
-    hide a joint when they are folded before it, as other fingers, the palm, sleeves, things and
-    other hands do. Joints outside of the picture are not seen.
+    within the joint's reach: twice the distance from the joint to the skin nearest to it, or three
+    times in the palm (a tip, which is on the skin, has the reach of the joint before it). So its
+    finger's other segments hide a joint when they are folded before it, as other fingers, the
+    palm, sleeves, things and other hands do. Joints outside of the picture are not seen. Judged at
+    the sample that the joint falls on, not at its exact place: a fourth of a pixel off on average.
 
     Args:
         stage: that was drawn.
@@ -54,7 +60,8 @@ def visible_joints(
     places, reach = _rest_reach(stage.hand, joints.device)
     own = skin & ((rest - places).norm(dim=-1) <= reach)
     hidden = (face >= 0) & (depth < joints[..., 2]) & ~own
-    return (inside & ~hidden).to(joints)
+    seen: Tensor = (inside & ~hidden).to(joints)
+    return seen
 
 
 def _weights(
@@ -84,6 +91,7 @@ def _rest_reach(
     nearest = torch.cdist(joints, vertices).amin(1)
     for tip in TIPS:
         nearest[JOINTS.index(tip)] = nearest[PARENTS[JOINTS.index(tip)]]
+    nearest[_IN_PALM] *= _REACH_IN_PALM / _REACH
     return joints, _REACH * nearest
 
 
