@@ -111,35 +111,35 @@ OTHER_LENS = LensOptions(
 def sample_lens(count: int, generator: torch.Generator, options: LensOptions) -> Lens:
     """Return ``count`` independent cameras."""
     draw = Uniform(generator)
-    turn = draw(0, 2 * math.pi, count)
-    length = options.motion_length * draw(0, 1, count) * _often(draw, options.motion, count)
-    missed = options.defocus_radius * draw(0, 1, count) * _often(draw, options.defocus, count)
-    noise = options.noise * draw(0, 1, count) ** 2  # most pictures are taken in good light
+    turn = draw(0.0, 2 * math.pi, count)
+    length = options.motion_length * draw(0.0, 1.0, count) * _often(draw, options.motion, count)
+    missed = options.defocus_radius * draw(0.0, 1.0, count) * _often(draw, options.defocus, count)
+    noise = options.noise * draw(0.0, 1.0, count) ** 2  # most pictures are taken in good light
     stops = options.exposure * draw.normal(count, 1) + options.cast * draw.normal(count, 3)
     worst = min(options.worst_quality, 95)
     # Uniform in the square root: halving a low quality is seen more than a high one.
-    quality = draw(0, 1, count).sqrt() * (95 - worst) + worst
+    quality = draw(0.0, 1.0, count).sqrt() * (95 - worst) + worst
     return Lens(
         motion=torch.stack([turn.cos(), turn.sin()], dim=1) * length[:, None],
         hand_only=_often(draw, options.hand_only, count),
-        defocus=torch.maximum(options.softness * draw(0, 1, count), missed),
-        axis=draw(-1, 1, count, 2),
-        aberration=options.aberration * draw(-1, 1, count),
-        vignetting=options.vignetting * draw(0, 1, count) ** 2,
-        gain=2**stops.clamp(-2, 2),
+        defocus=torch.maximum(options.softness * draw(0.0, 1.0, count), missed),
+        axis=draw(-1.0, 1.0, count, 2),
+        aberration=options.aberration * draw(-1.0, 1.0, count),
+        vignetting=options.vignetting * draw(0.0, 1.0, count) ** 2,
+        gain=2 ** stops.clamp(-2, 2),
         shot=noise**2,
         read=noise * draw(0.02, 0.15, count),
-        correlation=draw(0, 0.6, count),
-        contrast=options.contrast * draw(-0.5, 1, count),
-        saturation=(1 + options.saturation * draw(-1, 1, count))
+        correlation=draw(0.0, 0.6, count),
+        contrast=options.contrast * draw(-0.5, 1.0, count),
+        saturation=(1 + options.saturation * draw(-1.0, 1.0, count))
         * (1 - _often(draw, options.grey, count)),
-        sharpening=options.sharpening * draw(-1, 1, count).relu(),
+        sharpening=options.sharpening * draw(-1.0, 1.0, count).relu(),
         quality=quality.round() * _often(draw, options.jpeg, count),
     )
 
 
 def _often(draw: Uniform, probability: float, count: int) -> Tensor:
-    return (draw(0, 1, count) < probability).float()
+    return (draw(0.0, 1.0, count) < probability).float()
 
 
 @torch.no_grad()
@@ -222,9 +222,9 @@ def _optics(light: Tensor, lens: Lens, hand: Tensor | None) -> Tensor:
     else:
         alone = (lens.hand_only * (lens.motion != 0).any(1)).view(-1, 1, 1, 1)
         moving = 1 - alone * (1 - hand)
-        blurred, share = convolve(
-            torch.cat([light * moving, moving], dim=1), kernel
-        ).split((3, 1), dim=1)
+        blurred, share = convolve(torch.cat([light * moving, moving], dim=1), kernel).split(
+            (3, 1), dim=1
+        )
         behind = torch.lerp(light, _behind(light, hand), hand)
         blurred = blurred.addcmul_(behind, (1 - share).mul_(alone))
     return _fringe(blurred, lens).clamp_(min=0)
@@ -281,9 +281,7 @@ def add_noise(
     return noise.mul_(deviation).add_(light)
 
 
-def normal_noise(
-    seed: Int[Tensor, " b"], shape: tuple[int, int, int]
-) -> Float[Tensor, "b c h w"]:
+def normal_noise(seed: Int[Tensor, " b"], shape: tuple[int, int, int]) -> Float[Tensor, "b c h w"]:
     """Return standard normal numbers that are a function of seed and position alone.
 
     A counter-based generator: an integer hash of seed and counter gives the same bits on every
