@@ -89,9 +89,9 @@ def test_other_cameras_are_worse():
 
 
 def test_kernels_sum_to_one_are_symmetric_and_as_long_as_told():
-    motion = torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.06, -0.08], [0.03, 0.01]])
-    radius = torch.tensor([0.0, 0.0, 0.0, 0.04])
-    kernel = blur_kernel(motion, radius, 100)
+    motion = torch.tensor([[0.0, 0.0], [0.05, 0.0], [0.03, -0.04], [0.03, 0.01]])
+    radius = torch.tensor([0.0, 0.0, 0.0, 0.02])
+    kernel = blur_kernel(motion, radius, 200)
     torch.testing.assert_close(kernel.sum((1, 2)), torch.ones(4))
     torch.testing.assert_close(kernel, kernel.flip(1, 2))  # so their centre of mass is theirs
     assert (kernel >= 0).all()

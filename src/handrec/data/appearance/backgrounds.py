@@ -44,7 +44,7 @@ class Backgrounds(ABC):
 
     Args:
         blur: probability of a blur beyond a touch.
-        blur_radius: greatest, share of the picture's side (at most 0.1).
+        blur_radius: greatest, share of the picture's side (at most 0.06).
 
     Attributes:
         version: raise it whenever the same columns give another picture.

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from handrec.data.appearance import tracing
-from handrec.data.appearance.painting import bricks, colours, column, lit
+from handrec.data.appearance.painting import bricks, colours, column, fractal_noise, lit
 from handrec.data.scenes import Uniform
 
 
@@ -113,8 +113,11 @@ def _on_walls(draw: Uniform, wall: Tensor, along: Tensor, y: Tensor, side_wall: 
         here = side_wall if number == 0 else torch.ones_like(side_wall)
         pane = colours(draw, count) if number else draw(0.75, 1.0, count, 3).sort(1).values
         edge = colours(draw, count, vivid=0.3)[..., None, None]
+        shown = fractal_noise(draw, count, 1, wall.shape[-1], 1.6) * (0.06 if number == 0 else 0.3)
         wall = torch.where(here & tracing.within(along, y, frame), edge, wall)
-        wall = torch.where(here & tracing.within(along, y, rectangle), pane[..., None, None], wall)
+        wall = torch.where(
+            here & tracing.within(along, y, rectangle), pane[..., None, None] * (1 + shown), wall
+        )
     return wall
 
 
