@@ -1,7 +1,7 @@
 """What is behind the hand: drawn scenes, or photos from a folder.
 
-Every family keeps a bank of square pictures, made once, and a look is a crop of one of them: drawing
-a batch costs a look-up, a resampling and a blur, on any device.
+Every family keeps a bank of square pictures, made once, and a look is a crop of one of them:
+drawing a batch costs a look-up, a resampling and a blur, on any device.
 """
 
 import logging
@@ -28,11 +28,11 @@ from handrec.errors import UserError
 logger = logging.getLogger(__name__)
 
 #: Side of the pictures of a bank, pixels.
-_SIDE = 384
+_SIDE = 320
 #: Smaller banks serve smaller pictures: a crop shows at most all of a bank's picture.
 _DETAIL = 1.5
 _SMALLEST = 32
-_CHUNK = 8
+_CHUNK = 2
 
 
 class Backgrounds(ABC):
@@ -44,7 +44,7 @@ class Backgrounds(ABC):
 
     Args:
         blur: probability of a blur beyond a touch.
-        blur_radius: greatest, share of the picture's side (at most 0.1).
+        blur_radius: greatest, share of the picture's side (at most 0.06).
 
     Attributes:
         version: raise it whenever the same columns give another picture.
@@ -65,15 +65,15 @@ class Backgrounds(ABC):
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return ``count`` independent looks."""
         draw = Uniform(generator)
-        blurred = draw(0, 1, count) < self.blur
+        blurred = draw(0.0, 1.0, count) < self.blur
         return {
-            "scene": draw(0, 1, count),
-            "place": draw(0, 1, count, 2),
-            "zoom": draw(0.45, 0.95, count),
+            "scene": draw(0.0, 1.0, count),
+            "place": draw(0.0, 1.0, count, 2),
+            "zoom": draw(0.5, 1.0, count),
             "turn": 0.1 * draw.normal(count),
-            "flip": (draw(0, 1, count) < 0.5).float(),
+            "flip": (draw(0.0, 1.0, count) < 0.5).float(),
             "tint": torch.exp(0.25 * draw.normal(count, 1) + 0.06 * draw.normal(count, 3)),
-            "blur": torch.where(blurred, self.blur_radius * draw(0, 1, count), 0.002),
+            "blur": torch.where(blurred, self.blur_radius * draw(0.0, 1.0, count), 0.002),
         }
 
     @torch.no_grad()

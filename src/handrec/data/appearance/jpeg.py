@@ -47,9 +47,9 @@ def compress(
         levels = (image.float() * 255).round_()
         if width % 16 or height % 16:
             levels = F.pad(levels, (0, -width % 16, 0, -height % 16), mode="replicate")
-        planes = _mix(levels, _TO_YCC)
+        planes = _mix(levels, _TO_YCC).round_()
         luma = _requantise(planes[:, :1] - 128, _table(_LUMA, quality)) + 128
-        chroma = _requantise(F.avg_pool2d(planes[:, 1:], 2), _table(_CHROMA, quality))
+        chroma = _requantise(F.avg_pool2d(planes[:, 1:], 2).round_(), _table(_CHROMA, quality))
         # libjpeg's "fancy" upsampling has the same weights, 3/4 and 1/4.
         chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
         decoded = _mix(torch.cat([luma, chroma], dim=1), _TO_RGB)

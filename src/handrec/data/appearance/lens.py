@@ -16,8 +16,9 @@ from torch import Tensor
 from handrec.data.appearance.jpeg import compress
 from handrec.data.scenes import Uniform
 
-#: Blur kernels reach this share of the side each way: a bound that needs no look at the numbers.
-_REACH = 1 / 8
+#: Blur kernels reach this share of the side each way, and are cut there: a bound that needs no look
+#: at the numbers.
+_REACH = 1 / 16
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -63,10 +64,10 @@ class LensOptions:
 
     Attributes:
         motion: probability of motion blur.
-        motion_length: greatest, share of the side (at most 0.2).
+        motion_length: greatest, share of the side (at most 0.12).
         hand_only: share of motion blur that is the hand's alone.
         defocus: probability that the focus is missed.
-        defocus_radius: greatest then, share of the side (at most 0.1).
+        defocus_radius: greatest then, share of the side (at most 0.06).
         softness: greatest radius otherwise, share of the side.
         exposure: standard deviation, stops.
         cast: standard deviation of the logarithm of the gain of a colour.
@@ -113,35 +114,35 @@ OTHER_LENS = LensOptions(
 def sample_lens(count: int, generator: torch.Generator, options: LensOptions) -> Lens:
     """Return ``count`` independent cameras."""
     draw = Uniform(generator)
-    turn = draw(0, 2 * math.pi, count)
-    length = options.motion_length * draw(0, 1, count) * _often(draw, options.motion, count)
-    missed = options.defocus_radius * draw(0, 1, count) * _often(draw, options.defocus, count)
-    noise = options.noise * draw(0, 1, count) ** 2  # most pictures are taken in good light
+    turn = draw(0.0, 2 * math.pi, count)
+    length = options.motion_length * draw(0.0, 1.0, count) * _often(draw, options.motion, count)
+    missed = options.defocus_radius * draw(0.0, 1.0, count) * _often(draw, options.defocus, count)
+    noise = options.noise * draw(0.0, 1.0, count) ** 2  # most pictures are taken in good light
     stops = options.exposure * draw.normal(count, 1) + options.cast * draw.normal(count, 3)
     worst = min(options.worst_quality, 95)
     # Uniform in the square root: halving a low quality is seen more than a high one.
-    quality = draw(0, 1, count).sqrt() * (95 - worst) + worst
+    quality = draw(0.0, 1.0, count).sqrt() * (95 - worst) + worst
     return Lens(
         motion=torch.stack([turn.cos(), turn.sin()], dim=1) * length[:, None],
         hand_only=_often(draw, options.hand_only, count),
-        defocus=torch.maximum(options.softness * draw(0, 1, count), missed),
-        axis=draw(-1, 1, count, 2),
-        aberration=options.aberration * draw(-1, 1, count),
-        vignetting=options.vignetting * draw(0, 1, count) ** 2,
+        defocus=torch.maximum(options.softness * draw(0.0, 1.0, count), missed),
+        axis=draw(-1.0, 1.0, count, 2),
+        aberration=options.aberration * draw(-1.0, 1.0, count),
+        vignetting=options.vignetting * draw(0.0, 1.0, count) ** 2,
         gain=2 ** stops.clamp(-2, 2),
         shot=noise**2,
         read=noise * draw(0.02, 0.15, count),
-        correlation=draw(0, 0.6, count),
-        contrast=options.contrast * draw(-0.5, 1, count),
-        saturation=(1 + options.saturation * draw(-1, 1, count))
+        correlation=draw(0.0, 0.6, count),
+        contrast=options.contrast * draw(-0.5, 1.0, count),
+        saturation=(1 + options.saturation * draw(-1.0, 1.0, count))
         * (1 - _often(draw, options.grey, count)),
-        sharpening=options.sharpening * draw(-1, 1, count).relu(),
+        sharpening=options.sharpening * draw(-1.0, 1.0, count).relu(),
         quality=quality.round() * _often(draw, options.jpeg, count),
     )
 
 
 def _often(draw: Uniform, probability: float, count: int) -> Tensor:
-    return (draw(0, 1, count) < probability).float()
+    return (draw(0.0, 1.0, count) < probability).float()
 
 
 @torch.no_grad()
@@ -205,14 +206,14 @@ def convolve(
 ) -> Float[Tensor, "b c h w"]:
     """Return each image blurred by its own kernel of odd side, reflected at the border."""
     reach, channels = kernel.shape[-1] // 2, image.shape[1]
-    if channels % 2:
-        image = torch.cat([image, image[:, :1]], dim=1)
-    first, second = F.pad(image, (reach,) * 4, mode="reflect").chunk(2, dim=1)
-    # The kernel is real: two channels, as real and imaginary part, take one transform.
-    spectrum = torch.fft.fft2(torch.complex(first, second))
-    spectrum.mul_(torch.fft.fft2(kernel, s=first.shape[-2:])[:, None])
+    half = (channels + 1) // 2
+    padded = F.pad(image, (reach,) * 4, mode="reflect")
+    # The kernel is real: two channels, as real and imaginary part, take one transform. Of an odd
+    # number of channels the middle one is in both parts.
+    spectrum = torch.fft.fft2(torch.complex(padded[:, :half], padded[:, channels - half :]))
+    spectrum.mul_(torch.fft.fft2(kernel, s=padded.shape[-2:])[:, None])
     blurred = torch.fft.ifft2(spectrum)[..., 2 * reach :, 2 * reach :]
-    return torch.cat([blurred.real, blurred.imag], dim=1)[:, :channels]
+    return torch.cat([blurred.real, blurred.imag[:, 2 * half - channels :]], dim=1)
 
 
 def _optics(light: Tensor, lens: Lens, hand: Tensor | None) -> Tensor:
@@ -307,9 +308,9 @@ def _int32(number: Tensor) -> Tensor:
 
 def _hash(x: Tensor) -> Tensor:
     """Return C. Wellons' ``lowbias32`` of 32-bit integers, a bijection; products wrap around."""
-    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * (0x846CA68B - 2**32)
-    return x ^ ((x >> 16) & 0xFFFF)
+    x = (x ^ (x >> 16).bitwise_and_(0xFFFF)).mul_(0x7FEB352D)
+    x = x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(0x846CA68B - 2**32)
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
 def _develop(image: Tensor, lens: Lens) -> Tensor:

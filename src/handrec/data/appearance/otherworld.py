@@ -18,7 +18,7 @@ from handrec.data.scenes import Uniform
 def loud(draw: Uniform, *shape: int) -> Float[Tensor, "*shape 3"]:
     """Return saturated colours of any hue."""
     turns = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
-    hue = draw(0, 2 * math.pi, *shape)[..., None]
+    hue = draw(0.0, 2 * math.pi, *shape)[..., None]
     value = draw(0.3, 0.65, *shape)[..., None]
     return (value * (1 + draw(0.8, 1.6, *shape)[..., None] * torch.cos(hue - turns))).clamp(0, 1)
 
@@ -26,15 +26,15 @@ def loud(draw: Uniform, *shape: int) -> Float[Tensor, "*shape 3"]:
 def stripes(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return stripes, straight or waved."""
     u, v = _turned(draw, count, side)
-    wave = column(draw(0, 0.05, count)) * torch.sin(v * column(draw(5, 40, count)))
-    phase = (u + wave) * column(draw(3, 20, count))
+    wave = column(draw(0.0, 0.05, count)) * torch.sin(v * column(draw(5.0, 40.0, count)))
+    phase = (u + wave) * column(draw(3.0, 20.0, count))
     return _three_colours(draw, phase, column(draw(0.2, 0.8, count)))
 
 
 def checks(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return chequered planes."""
     u, v = _turned(draw, count, side)
-    pitch = column(draw(3, 16, count))
+    pitch = column(draw(3.0, 16.0, count))
     parity = ((u * pitch).floor() + (v * pitch).floor()).remainder(2)
     pair = loud(draw, count, 2)[..., None, None]
     return torch.lerp(pair[:, 0], pair[:, 1], parity)
@@ -54,9 +54,9 @@ def rings(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     x, y = pixels(side)
     centre = draw(0.1, 0.9, count, 2)
     dx, dy = x - column(centre[:, 0]), y - column(centre[:, 1])
-    circles = torch.hypot(dx, dy) * column(draw(4, 20, count))
-    beams = torch.atan2(dy, dx) * column(draw(2, 12, count).round()) / (2 * math.pi)
-    phase = torch.where(column(draw(0, 1, count)) < 0.5, circles, beams)
+    circles = torch.hypot(dx, dy) * column(draw(4.0, 20.0, count))
+    beams = torch.atan2(dy, dx) * column(draw(2.0, 12.0, count).round()) / (2 * math.pi)
+    phase = torch.where(column(draw(0.0, 1.0, count)) < 0.5, circles, beams)
     return _three_colours(draw, phase, column(draw(0.3, 0.7, count)))
 
 
@@ -64,14 +64,15 @@ def poster(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return hills and a sun in flat colours."""
     x, y = pixels(side)
     colours = loud(draw, count, 6)
-    picture = torch.lerp(colours[:, 0, :, None, None], torch.ones(3, 1, 1), 0.6 * y).contiguous()
+    sky = torch.lerp(colours[:, 0, :, None, None], torch.ones(3, 1, 1), 0.6 * y)
+    picture = sky.repeat(1, 1, 1, side)
     size = draw(0.06, 0.2, count)[:, None].expand(-1, 2)
     blob(picture, draw(0.1, 0.7, count, 2), size, torch.zeros(count), colours[:, 1])
     for layer in range(4):
         line = column(draw(0.3, 0.5, count)) + 0.15 * layer
         for wave in (3, 7, 17):
-            line = line + column(draw(0, 0.25, count)) / wave * torch.sin(
-                wave * x + column(draw(0, 6, count))
+            line = line + column(draw(0.0, 0.25, count)) / wave * torch.sin(
+                wave * x + column(draw(0.0, 6.0, count))
             )
         cover = ((y - line) * side + 0.5).clamp(0, 1)
         picture = torch.lerp(picture, colours[:, 2 + layer, :, None, None], cover)
@@ -81,9 +82,9 @@ def poster(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
 def writing(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     """Return pages of strokes in lines, like print or hand-writing from afar."""
     u, v = _turned(draw, count, side)
-    rows = column(draw(8, 24, count))
+    rows = column(draw(8.0, 24.0, count))
     row = (v * rows).floor()
-    letter_u = u * rows * column(draw(1.2, 2, count))
+    letter_u = u * rows * column(draw(1.2, 2.0, count))
     letter = letter_u.floor()
     inner_u, inner_v = letter_u.remainder(1) - 0.5, (v * rows).remainder(1) - 0.5
     bend = 6 * (hashed(letter, row) - 0.5)
@@ -91,7 +92,7 @@ def writing(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
     bar = (inner_v - 0.5 * (hashed(letter, row, 2.0) - 0.5)).abs() < 0.07
     ink = (stroke | bar) & (inner_v.abs() < 0.3) & (hashed(letter, row, 1.0) > 0.2)
     pair = loud(draw, count, 2)[..., None, None]
-    paper = torch.where(column(draw(0, 1, count)) < 0.5, pair[:, 0], 0.9 + 0.1 * pair[:, 0])
+    paper = torch.where(column(draw(0.0, 1.0, count)) < 0.5, pair[:, 0], 0.9 + 0.1 * pair[:, 0])
     return torch.where(ink, 0.5 * pair[:, 1], paper)
 
 
@@ -115,7 +116,7 @@ def plasma(draw: Uniform, count: int, side: int) -> Float[Tensor, "b 3 s s"]:
 def _turned(draw: Uniform, count: int, side: int) -> tuple[Tensor, Tensor]:
     """Return coordinates about the centre, turned anyhow."""
     x, y = pixels(side)
-    turn = column(draw(0, 2 * math.pi, count))
+    turn = column(draw(0.0, 2 * math.pi, count))
     x, y = x - 0.5, y - 0.5
     return x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
 

@@ -24,13 +24,13 @@ def pixels(side: int) -> tuple[Float[Tensor, "1 s"], Float[Tensor, "s 1"]]:
 
 
 def colours(
-    draw: Uniform, *shape: int, vivid: float = 0.45, dark: float = 0.08, light: float = 0.95
+    draw: Uniform, *shape: int, vivid: float = 0.4, dark: float = 0.08, light: float = 0.95
 ) -> Float[Tensor, "*shape 3"]:
     """Return colours of things: mostly dull, two in three around orange and brown."""
     value = draw(dark, light, *shape)
-    amount = vivid * draw(0, 1, *shape) ** 1.5
+    amount = vivid * draw(0.0, 1.0, *shape) ** 2
     warm = 0.55 + 0.3 * draw.normal(*shape)
-    hue = torch.where(draw(0, 1, *shape) < 0.65, warm, draw(0, 2 * math.pi, *shape))
+    hue = torch.where(draw(0.0, 1.0, *shape) < 0.65, warm, draw(0.0, 2 * math.pi, *shape))
     turns = torch.tensor([0.0, 2 * math.pi / 3, 4 * math.pi / 3])
     colour = value[..., None] * (1 + amount[..., None] * torch.cos(hue[..., None] - turns) * 1.3)
     return colour.clamp(0.01, 0.99)
@@ -54,14 +54,15 @@ def fractal_noise(
     amplitude = torch.hypot(x, y).clamp(min=0.5) ** -slope
     amplitude[0, 0] = 0
     noise = torch.fft.rfft2(draw.normal(count, channels, side, side)) * amplitude
-    field = torch.fft.irfft2(noise, s=(side, side))
+    field: Tensor = torch.fft.irfft2(noise, s=(side, side))
     return field / field.std((2, 3), keepdim=True)
 
 
 def hashed(*numbers: Tensor | float) -> Tensor:
     """Return pseudo-random numbers in [0, 1) that whole numbers stand for."""
     total = sum(number * factor for number, factor in zip(numbers, _FACTORS, strict=False))
-    return (torch.as_tensor(total).sin() * 4375.85453).remainder(1)
+    wave = torch.sin(torch.as_tensor(total)) * 4375.85453
+    return wave - wave.floor()
 
 
 _FACTORS = (12.9898, 78.233, 37.719)
@@ -143,18 +144,18 @@ def leaves(
     """
     count, _, _, side = canvas.shape
     many = (count, cells + 2, cells + 2)
-    index = (draw(0, 1, *many) * palette.shape[1]).long()
+    index = (draw(0.0, 1.0, *many) * palette.shape[1]).long()
     rows = torch.arange(count).view(-1, 1, 1)
     colour = palette[rows, index] * (1 + 0.15 * draw.normal(*many)[..., None])
-    length = 0.35 * draw(0.4, 1, *many) * (draw(0, 1, *many) < share)
+    length = 0.35 * draw(0.4, 1.0, *many) * (draw(0.0, 1.0, *many) < share)
     width, turn = length * draw(*slim, *many), draw(-math.pi, math.pi, *many)
-    room = (0.5 - math.sqrt(2) * length)[..., None] * draw(-1, 1, *many, 2)
+    room = (0.5 - math.sqrt(2) * length)[..., None] * draw(-1.0, 1.0, *many, 2)
     parts = [room, length, width, turn.cos(), turn.sin(), draw(*roundness, *many), colour]
-    table = torch.cat([p if p.dim() == 4 else p[..., None] for p in parts], dim=-1)
-    start = draw(0, 1, 2)
+    table = torch.cat([p if p.dim() == 4 else p[..., None] for p in parts], dim=-1).movedim(-1, 1)
+    start = draw(0.0, 1.0, 2)
     x = torch.arange(side) / side * cells + start[0]
     y = torch.arange(side) / side * cells + start[1]
-    cell = table[:, y.long()][:, :, x.long()].movedim(-1, 1)
+    cell = table.contiguous()[:, :, y.long()][..., x.long()]
     dx, dy, length, width, cos, sin, bend = cell[:, :7].split(1, dim=1)
     x, y = x.remainder(1) - 0.5 - dx, y.remainder(1)[:, None] - 0.5 - dy
     u = (x * cos + y * sin).abs() / length.clamp(min=1e-4)
@@ -163,3 +164,24 @@ def leaves(
     shade = 1 - 0.25 * v * v  # rounded rather than flat
     cover = (distance * side / cells + 0.5).clamp(0, 1) * (length > 0)
     return canvas.lerp_((cell[:, 7:] * shade).clamp(0, 1), cover)
+
+
+def lit(
+    draw: Uniform, picture: Float[Tensor, "b 3 s s"], light: Float[Tensor, "b #c s s"] | None = None
+) -> Float[Tensor, "b 3 s s"]:
+    """Return a picture under a light that falls off across it, its surfaces not quite clean.
+
+    Args:
+        draw: random numbers.
+        picture: colours of the surfaces.
+        light: gain of linear light, power 2 of what is shown.
+    """
+    count, _, side, _ = picture.shape
+    x, y = pixels(side)
+    slope = draw(-0.5, 0.5, count, 2)
+    falloff = 1 + column(slope[:, 0]) * (x - 0.5) + column(slope[:, 1]) * (y - 0.5)
+    dirt = 1 + column(draw(0.0, 0.08, count)) * fractal_noise(draw, count, 1, side, 1.0)
+    warmth = 1 + 0.08 * draw.normal(count, 1) * torch.tensor([1.0, 0.0, -1.0])
+    total = (falloff * dirt).clamp(min=0.1)[:, :1] * warmth[..., None, None]
+    total = total if light is None else total * light
+    return (picture.clamp(0, 1) * total.clamp(min=0).sqrt()).clamp(0, 1)

@@ -40,18 +40,23 @@ class Hits(NamedTuple):
 
 
 def look(
-    draw: Uniform, origin: Float[Tensor, "b 3"], side: int, pitch: tuple[float, float]
+    draw: Uniform,
+    origin: Float[Tensor, "b 3"],
+    side: int,
+    pitch: tuple[float, float],
+    heading: float = 180.0,
 ) -> Rays:
-    """Return the rays of cameras that look around: any heading, a tilt, a field of 35 to 70 degrees.
+    """Return the rays of cameras that look around, with fields of view of 35 to 70 degrees.
 
     Args:
         draw: random numbers.
         origin: of the cameras, metres.
         side: of the pictures, pixels.
         pitch: range of it, degrees, positive looks up.
+        heading: greatest turn away from z, degrees.
     """
     count = len(origin)
-    yaw, roll = draw(-math.pi, math.pi, count), 0.1 * draw.normal(count)
+    yaw, roll = math.radians(heading) * draw(-1.0, 1.0, count), 0.1 * draw.normal(count)
     tilt = draw(math.radians(pitch[0]), math.radians(pitch[1]), count)
     reach = torch.tan(draw(math.radians(35), math.radians(70), count) / 2)
     line = (torch.arange(side) + 0.5) / side * 2 - 1
@@ -113,6 +118,31 @@ def illuminate(
     squared = towards.square().sum(1, keepdim=True)
     cosine = towards.gather(1, axis).abs() / squared.sqrt().clamp(min=1e-3)
     return cosine / (1 + squared / reach.view(-1, 1, 1, 1) ** 2)
+
+
+def shade(
+    place: Float[Tensor, "b 3 s s"], boxes: Float[Tensor, "b k 2 3"], lamp: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 1 s s"]:
+    """Return the light that soft shadows leave where boxes stand, 1 where there is none.
+
+    Each shadow is the box's footprint, drawn out away from the lamp by half of its height.
+    """
+    x, y, z = place.split(1, dim=1)
+    light = torch.ones_like(y)
+    for low, high in (box.unbind(1) for box in boxes.unbind(1)):
+        half, height = (high - low) / 2, high[:, 1] - low[:, 1]
+        centre = low + half
+        shift = (centre - lamp) / (lamp[:, 1:2] - low[:, 1:2]) * height[:, None] / 2
+        far_x = ((x - _pixel(centre + shift, 0)).abs() - _pixel(half, 0)).clamp_(min=0)
+        far_z = ((z - _pixel(centre + shift, 2)).abs() - _pixel(half, 2)).clamp_(min=0)
+        soft = 0.01 + 0.3 * height.clamp(min=0).view(-1, 1, 1, 1)
+        dark = 0.6 * torch.exp(-torch.hypot(far_x, far_z) / soft)
+        light *= 1 - dark * ((y - _pixel(low, 1)).abs() < 0.005)
+    return light
+
+
+def _pixel(points: Tensor, axis: int) -> Tensor:
+    return points[:, axis].view(-1, 1, 1, 1)
 
 
 def pick(
