@@ -93,7 +93,7 @@ class SplitMaker:
             self.appearance_of(name)
 
     def make(self, split: str) -> None:
-        """Make a split unless it lies on the disk already."""
+        """Make a split and print its fingerprint, unless it lies on the disk already."""
         if self.path(split).exists():
             return
         step = BLOCK
@@ -102,7 +102,8 @@ class SplitMaker:
         starts = range(0, self.rows[split], step)
         what = f"drawing {self.rows[split]:,} {split} images" if self.cached else f"{split} scenes"
         blocks = (self._block(split, start, step) for start in starts)
-        build(self.path(split), blocks, len(starts), self._identity(split), what)
+        sha256 = build(self.path(split), blocks, len(starts), self._identity(split), what)
+        print(f"handrec: made {split}, {self.rows[split]:,} pictures, sha256 {sha256}", flush=True)
 
     def path(self, split: str) -> Path:
         """Return the split's file, named by everything that its content depends on."""

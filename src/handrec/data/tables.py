@@ -152,10 +152,10 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 def build(
     path: Path, blocks: Iterator[Block], count: int, facts: Mapping[str, Any], what: str
-) -> None:
-    """Write a table; the file appears under its name only when it is complete.
+) -> str:
+    """Write a table and return its fingerprint; the file appears only when it is complete.
 
-    Its fingerprint, kept in the file, is the SHA-256 of all scenes and looks and of ``facts``: the
+    The fingerprint, kept in the file, is the SHA-256 of all scenes and looks and of ``facts``: the
     same for cached and uncached pictures of any size.
 
     Args:
@@ -178,7 +178,9 @@ def build(
         for name, column in rows.items():
             columns.setdefault(name, []).append(column)
     table = {name: torch.cat(parts).contiguous() for name, parts in columns.items()}
-    _save(path, lambda file: save_file(table, file, {_FINGERPRINT: digest.hexdigest()}))
+    fingerprint = digest.hexdigest()
+    _save(path, lambda file: save_file(table, file, {_FINGERPRINT: fingerprint}))
+    return fingerprint
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
