@@ -165,4 +165,3 @@ class PhotometricFit:
             + self.weights.appearance * appearance.energy()
             + (near + self.prior.energy(parameters, joints)).sum()
         )
-

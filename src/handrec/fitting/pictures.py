@@ -40,9 +40,7 @@ class FitPictures:
     ) -> None:
         self.hand, self.target, self.rasterizer = hand, target, rasterizer
         self.camera = resize_camera(target.camera, (size, size))
-        self.image = F.interpolate(
-            target.image, (size, size), mode="bilinear", antialias=True
-        )
+        self.image = F.interpolate(target.image, (size, size), mode="bilinear", antialias=True)
         self.photo = to_picture(self.image[0])
         self.zoom = size / target.image.shape[-1]
 
