@@ -1,7 +1,5 @@
 """Texture and light of one hand as parameters."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

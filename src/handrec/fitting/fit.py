@@ -61,7 +61,7 @@ def fit_photo(
     target: HandBatch,
     rasterizer: Rasterizer,
     steps: int = 120,
-    weights: PhotometricWeights = PhotometricWeights(),
+    weights: PhotometricWeights = PhotometricWeights(),  # noqa: B008 -- frozen
 ) -> Fit:
     """Return the hand that explains keypoints and pixels best, found by gradient descent.
 

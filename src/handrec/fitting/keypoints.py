@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from handrec.fitting.parameters import HandParameters, HandPrior, place_of
 from handrec.geometry.camera import project
-from handrec.geometry.rotations import matrix_to_interleaved_6d
+from handrec.geometry.rotations import axis_angle_to_matrix, matrix_to_interleaved_6d
 from handrec.hand.anatomy import joint_angles, rest_hand
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import GESTURES, PoseSampler
 from handrec.hand.skinning import posed_joints
-from handrec.types import Camera, HandBatch
+from handrec.types import HandBatch
 
 #: Standard deviation of a keypoint, of the longer side of the box around all of them.
 KEYPOINT_SIGMA = 0.01
@@ -71,8 +71,9 @@ def reprojection_error(
 ) -> Float[Tensor, " b"]:
     """Return the mean distance from the keypoints of positive confidence, pixels of the crop."""
     seen = (target.confidence > 0).float()
-    distance = torch.linalg.vector_norm(projected - target.keypoints_2d, dim=-1)
-    return (distance * seen).sum(1) / seen.sum(1)
+    distance = (projected - target.keypoints_2d).norm(dim=-1)
+    error: Tensor = (distance * seen).sum(1) / seen.sum(1)
+    return error
 
 
 def views(count: int) -> Float[Tensor, "count 3 3"]:
@@ -119,33 +120,45 @@ def starts(hand: HandModel, target: HandBatch, count: int) -> HandParameters:
     power = (weight * p.abs().square()).sum(-1)
     factor = (weight * p.conj() * q).sum(-1) / power
     # What the regression leaves is sum(w |q|^2), the same for all, less this:
-    explained = factor.abs().square() * power
-    best, gesture = explained.max(1)
-    view = best.topk(min(count, VIEWS)).indices
+    explained, gesture = (factor.abs().square() * power).max(1)
+    view = explained.topk(min(count, VIEWS)).indices
     gesture = gesture[view]
     factor, middle = factor[view, gesture], middle[view, gesture]
-    turn = torch.zeros(len(view), 3, 3).to(shapes)
-    turn[:, 2, 2] = 1
-    turn[:, :2, :2] = _plane_rotation(factor.angle())
-    camera = target.camera
-    focal = camera.intrinsics[0, [0, 1], [0, 1]]
-    depth = (focal.mean() / factor.abs()).clamp(min=NEAREST)
-    ray = (goal - camera.intrinsics[0, :2, 2]) / focal
-    at = torch.cat([ray, ray.new_ones(1)]) * depth[:, None]
-    translation = at - (turn @ middle[..., None])[..., 0]
-    translation[:, 2].clamp_(min=NEAREST)
+    turn = _turn_in_image(factor.angle())
+    translation = _translation(target, goal, factor.abs(), (turn @ middle[..., None])[..., 0])
     return HandParameters(
         matrix_to_interleaved_6d(turn @ seen_from[view]),
         joint_angles(gestures[gesture], hand.joint_axes),
         torch.zeros(len(view), 10).to(shapes),
-        place_of(translation, camera),
+        place_of(translation, target.camera),
     )
 
 
-def _plane_rotation(angle: Float[Tensor, " b"]) -> Float[Tensor, "b 2 2"]:
-    """Return rotations of the plane."""
-    cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+def _turn_in_image(angle: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:
+    """Return rotations about the z axis."""
+    axis = torch.stack([torch.zeros_like(angle), torch.zeros_like(angle), angle], dim=-1)
+    return axis_angle_to_matrix(axis)
+
+
+def _translation(
+    target: HandBatch,
+    pixel: Float[Tensor, " 2"],
+    scale: Float[Tensor, " b"],
+    middle: Float[Tensor, "b 3"],
+) -> Float[Tensor, "b 3"]:
+    """Return the translation, metres, that shows a hand's middle at a pixel and at a scale.
+
+    Args:
+        target: whose camera sees it.
+        pixel: where.
+        scale: pixels per metre.
+        middle: of the hand before it is translated, metres.
+    """
+    focal = target.intrinsics[0, [0, 1], [0, 1]]
+    depth = (focal.mean() / scale).clamp(min=NEAREST)
+    ray = (pixel - target.intrinsics[0, :2, 2]) / focal
+    translation = torch.cat([ray, ray.new_ones(1)]) * depth[:, None] - middle
+    return torch.cat([translation[:, :2], translation[:, 2:].clamp(min=NEAREST)], dim=1)
 
 
 def fit_keypoints(hand: HandModel, prior: HandPrior, target: HandBatch) -> HandParameters:

@@ -1,6 +1,6 @@
 """What is optimised, and what is known of it before looking: parameters and prior of a hand."""
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -38,13 +38,13 @@ class HandParameters(NamedTuple):
     betas: Float[Tensor, "b 10"]
     place: Float[Tensor, "b 3"]
 
-    def free(self) -> Self:
+    def free(self) -> "HandParameters":
         """Return a copy that gradients are taken of."""
-        return self._make(field.detach().clone().requires_grad_() for field in self)
+        return HandParameters(*(field.detach().clone().requires_grad_() for field in self))
 
-    def take(self, rows: Int[Tensor, " n"]) -> Self:
+    def take(self, rows: Int[Tensor, " n"]) -> "HandParameters":
         """Return some of the hands, without gradients."""
-        return self._make(field.detach()[rows] for field in self)
+        return HandParameters(*(field.detach()[rows] for field in self))
 
     def pose(self, hand: HandModel) -> Float[Tensor, "b 16 3 3"]:
         """Return the rotations of the 16 kinematic joints."""
@@ -53,10 +53,10 @@ class HandParameters(NamedTuple):
 
     def translation(self, camera: Camera) -> Float[Tensor, "b 3"]:
         """Return the translation, metres, in the frame of the camera."""
-        K, depth = camera.intrinsics, self.place[:, 2:].exp()
+        k, depth = camera.intrinsics, self.place[:, 2:].exp()
         pixels = self.place[:, :2] * camera.image_size[1]
-        y = (pixels[:, 1:] - K[:, 1, 2:]) / K[:, 1, 1:2]
-        x = (pixels[:, :1] - K[:, 0, 2:] - K[:, 0, 1:2] * y) / K[:, 0, :1]
+        y = (pixels[:, 1:] - k[:, 1, 2:]) / k[:, 1, 1:2]
+        x = (pixels[:, :1] - k[:, 0, 2:] - k[:, 0, 1:2] * y) / k[:, 0, :1]
         return torch.cat([x, y, torch.ones_like(x)], dim=1) * depth
 
     def decode(self, hand: HandModel, camera: Camera) -> Hand:

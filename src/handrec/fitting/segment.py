@@ -97,8 +97,9 @@ def _grab_cut(
     cv2.setRNGSeed(0)  # its mixtures start at random
     empty = np.zeros((1, 65))
     cv2.grabCut(image, labels, None, empty, empty.copy(), 5, cv2.GC_INIT_WITH_MASK)
-    hand: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    return hand & _grow(rendered, OUTWARDS * side)
+    hand: np.ndarray = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    hand &= _grow(rendered, OUTWARDS * side)
+    return hand
 
 
 def _inpaint(
