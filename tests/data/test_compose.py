@@ -48,17 +48,17 @@ def random_stage(hand, count, seed=0):
     return make_stage(hand, pose)
 
 
-def make_ingredients(count, options, seed=0):
+def make_ingredients(count, options, seed=3):
     generator = torch.Generator().manual_seed(seed)
-    texture = torch.rand(2, count, 3, 32, 32, generator=generator) * 0.4 + 0.3
+    texture = torch.rand(count, 3, 32, 32, generator=generator) * 0.4 + 0.3
     one = torch.ones(count, 1)
     direction = torch.randn(count, 3, generator=generator) - torch.tensor([0.0, 0.5, 1.0])
     return Ingredients(
-        texture=texture[0],
-        other_texture=texture[1],
+        texture=texture,
         props=sample_props(count, generator, options),
         ambient=0.3 * torch.ones(count, 3),
         sky=0.2 * torch.ones(count, 3),
+        harmonics=torch.zeros(count, 9, 3),
         key_colour=torch.ones(count, 3),
         key_direction=direction,
         specular=0.1 * one,

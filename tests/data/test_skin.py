@@ -163,12 +163,8 @@ def test_no_seam_shows(hand):
 def test_banked_skins_are_those_painted(hand):
     bank = SkinBank(hand, 128, count=5, seed=2)
     index = torch.tensor([4, 1])
-    # Away from nail polish, whose colours may lie beyond what a byte holds.
-    skin = nail_mask(hand, 128)[0] < 0.01
     expected = paint_skin(hand, bank.skin.rows(index), 128)
-    torch.testing.assert_close(
-        bank.textures(index)[..., skin], expected[..., skin], atol=0.012, rtol=0
-    )
+    torch.testing.assert_close(bank.textures(index), expected, atol=0.5 / 255 + 1e-5, rtol=0)
 
 
 def test_shifts_of_tone_meet_their_target(hand):
@@ -176,11 +172,10 @@ def test_shifts_of_tone_meet_their_target(hand):
     bank = SkinBank(hand, 128, count=3, seed=4)
     index = torch.arange(3)
     target = bank.tone + torch.tensor([[6.0, 2.0, -2.0], [-5.0, 0.0, 3.0], [3.0, -1.0, 0.0]])
-    for shifted in (
-        bank.textures(index, target - bank.tone),
-        shift_tone(bank.textures(index), inside, target),
-    ):
-        torch.testing.assert_close(mean_lab(shifted, inside[0]), target, atol=0.3, rtol=0)
+    exact = shift_tone(bank.textures(index), inside, target)
+    torch.testing.assert_close(mean_lab(exact, inside[0]), target, atol=0.3, rtol=0)
+    quick = bank.textures(index, target - bank.tone)
+    torch.testing.assert_close(mean_lab(quick, inside[0]), target, atol=1.5, rtol=0)
 
 
 def test_banks_are_kept(hand):

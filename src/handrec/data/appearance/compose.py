@@ -1,10 +1,9 @@
 """Draws a stage with its ingredients: everything but what a camera does to a picture."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from handrec.data.appearance.visibility import visible_joints
 from handrec.geometry.camera import resize_camera
 from handrec.render.base import Attribute, Surface
 from handrec.render.lights import Harmonics
+from handrec.render.textures import LookUp, build_pyramid, sample_texture
 from handrec.types import Camera, Hand, Rendering
 
 #: Rendered at twice the size and averaged: at 64 px a finger is five pixels wide.
@@ -36,8 +36,7 @@ class Ingredients(NamedTuple):
     """What a stage is drawn with, on its device. Colours of light are linear, all others sRGB.
 
     Attributes:
-        texture: skin of the hand and its forearm, RGB in [0, 1] in the atlas of the hand model.
-        other_texture: skin of the other hand.
+        texture: skin of both hands and their forearms, RGB in [0, 1] in the hand model's atlas.
         props: what else there is.
         ambient: light from everywhere.
         sky: additional light from above (-y).
@@ -52,7 +51,6 @@ class Ingredients(NamedTuple):
     """
 
     texture: Float[Tensor, "b 3 t t"]
-    other_texture: Float[Tensor, "b 3 t t"]
     props: Props
     ambient: Float[Tensor, "b 3"]
     sky: Float[Tensor, "b 3"]
@@ -118,12 +116,18 @@ def _compose(stage: Stage, given: Ingredients) -> Picture:
         max(height, 96),
     )
     drawn = _render(stage, meshes, given, shadows, fine)
-    light = F.avg_pool2d(drawn.image[:, :3], _SUPERSAMPLING)
-    clear = 1 - F.avg_pool2d(drawn.mask, _SUPERSAMPLING)
+    light = _mean_of_samples(drawn.image[:, :3])
+    clear = 1 - _mean_of_samples(drawn.mask)
     behind = _exactly_linear(given.background) * _on_wall(stage, given, shadows)
     image = to_srgb((light + clear * behind).clamp(0, 1))
     mask, depth, uv = _labels(drawn, len(stage.hand.faces))
     return Picture(image, mask, depth, uv, visible_joints(stage, meshes, drawn, fine))
+
+
+def _mean_of_samples(fine: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h w"]:
+    """Return the mean of each pixel's four samples, several times as fast as ``avg_pool2d``."""
+    rows = fine[..., ::2, :] + fine[..., 1::2, :]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
 
 
 def to_linear(colour: Tensor) -> Tensor:
@@ -152,7 +156,9 @@ def _render(
     halfway = F.normalize(to_light + to_camera, dim=-1)
     cosines = meshes.normals @ torch.stack([to_light, halfway], dim=-1)
     above = 0.5 - 0.5 * meshes.normals[..., 1:2]
-    fill = given.ambient[:, None] + above * given.sky[:, None]
+    normal = meshes.normals[:, None]
+    around = Harmonics(given.harmonics).gain(Surface({"normal": normal}), normal)[:, 0]
+    fill = given.ambient[:, None] + above * given.sky[:, None] + around.relu()
     # Off the skin a little: what turns away from the light is dark already.
     places = shadow.place(shadows, meshes.vertices + _LIFT * meshes.normals)
     attributes = {
@@ -163,7 +169,7 @@ def _render(
         "uv": Attribute(meshes.uv, meshes.uv_faces),
         "part": Attribute(meshes.part[None, :, None].to(fill), each_face),
     }
-    shader = _Shader(given, shadows)
+    shader = _Shader(given, shadows, stage.rasterizer.look_up)
     return stage.rasterizer.render(meshes.vertices, meshes.faces, attributes, camera, shader)
 
 
@@ -175,10 +181,11 @@ class _Shader:
     on the albedo), ``uv`` and ``part``.
     """
 
-    def __init__(self, given: Ingredients, shadows: ShadowMap) -> None:
-        self.given = given
+    def __init__(self, given: Ingredients, shadows: ShadowMap, sampler: LookUp) -> None:
+        self.skin = build_pyramid(given.texture, mipmaps=False)
+        self.sampler = sampler
         self.shadows = shadows
-        self.paints = _paints(given)
+        self.paints = torch.cat([*_paints(given)], dim=-1).flatten(0, 1)
         self.images = torch.arange(len(given.texture)).to(given.shadow)  # exact as floats
 
     def __call__(self, surface: Surface) -> Float[Tensor, "... 5"]:
@@ -186,36 +193,31 @@ class _Shader:
         image = surface.of_image(self.images).long()
         part = surface["part"][..., 0].round().long()
         row = image * len(Part) + part
-
-        def paint(values: Tensor) -> Tensor:
-            return values.flatten(0, 1).index_select(0, row.flatten()).view(*row.shape, -1)
-
+        columns = self.paints.index_select(0, row.flatten()).view(*row.shape, -1)
+        paint = _Paints(*columns.split(_WIDTHS, dim=-1))
         normal = surface["normal"]
         length = normal[..., :3].norm(dim=-1, keepdim=True).clamp(min=1e-6)
         facing, shine = (normal[..., 3:] / length).split(1, dim=-1)
-        taken, shininess = paint(self.paints.gloss).split(1, dim=-1)
+        taken, shininess = paint.gloss.split(1, dim=-1)
         reaches = shadow.lit(self.shadows, surface["place"], image)[..., None]
         reaches = (1 - taken * (1 - reaches)) * surface["shade"]
-        key = (paint(self.paints.facing) * facing + paint(self.paints.wrap)).relu()
-        light = self._albedo(surface, image, part, paint) * (surface["fill"] + key * reaches)
+        key = (paint.facing * facing + paint.wrap).relu()
+        light = self._albedo(surface, part, paint) * (surface["fill"] + key * reaches)
         shine = shine.clamp(min=1e-3) ** shininess * (reaches * (facing > 0))
-        return torch.cat([light + paint(self.paints.specular) * shine, surface["uv"]], dim=-1)
+        return torch.cat([light + paint.specular * shine, surface["uv"]], dim=-1)
 
-    def _albedo(
-        self, surface: Surface, image: Tensor, part: Tensor, paint: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "... 3"]:
+    def _albedo(self, surface: Surface, part: Tensor, paint: "_Paints") -> Float[Tensor, "... 3"]:
         uv, painted = surface["uv"], (part == Part.SLEEVE) | (part == Part.THING)
-        other = (part == Part.OTHER_HAND) | (part == Part.OTHER_FOREARM)
-        skin = _look_up(self.given.texture, self.given.other_texture, uv, image, other)
+        skin = sample_texture(self.skin, uv, surface.image_index, sampler=self.sampler)
         first, second = torch.sin(uv * (2 * torch.pi)).split(1, dim=-1)
-        contrast, checks = paint(self.paints.pattern).split(1, dim=-1)
+        contrast, checks = paint.pattern.split(1, dim=-1)
         pattern = torch.tanh(contrast * first * (1 + checks * (second - 1)))
-        colour = paint(self.paints.colour) + pattern * paint(self.paints.swing)
+        colour = paint.colour + pattern * paint.swing
         return torch.where(painted[..., None], colour, to_linear(skin))
 
 
 class _Paints(NamedTuple):
-    """What the parts of each image look like; linear colours.
+    """What the parts of each image look like, or what pixels do; linear colours.
 
     Attributes:
         colour: middle of the two colours of a pattern; of skin it is unused.
@@ -227,13 +229,17 @@ class _Paints(NamedTuple):
         gloss: share of the key light that a shadow takes; shininess.
     """
 
-    colour: Float[Tensor, "b parts 3"]
-    swing: Float[Tensor, "b parts 3"]
-    pattern: Float[Tensor, "b parts 2"]
-    facing: Float[Tensor, "b parts 3"]
-    wrap: Float[Tensor, "b parts 3"]
-    specular: Float[Tensor, "b parts 3"]
-    gloss: Float[Tensor, "b parts 2"]
+    colour: Float[Tensor, "... 3"]
+    swing: Float[Tensor, "... 3"]
+    pattern: Float[Tensor, "... 2"]
+    facing: Float[Tensor, "... 3"]
+    wrap: Float[Tensor, "... 3"]
+    specular: Float[Tensor, "... 3"]
+    gloss: Float[Tensor, "... 2"]
+
+
+#: Columns of each.
+_WIDTHS = [3, 3, 2, 3, 3, 3, 2]
 
 
 def _paints(given: Ingredients) -> _Paints:
@@ -249,30 +255,6 @@ def _paints(given: Ingredients) -> _Paints:
         colours = (first + second) / 2, (second - first) / 2
         rows.append(_Paints(*colours, row[:, 8:10], facing, facing * wrap, specular, gloss))
     return _Paints(*(torch.stack(column, dim=1) for column in zip(*rows, strict=True)))
-
-
-def _look_up(
-    own: Float[Tensor, "b 3 t t"],
-    other: Float[Tensor, "b 3 t t"],
-    uv: Float[Tensor, "... 2"],
-    image: Int[Tensor, "..."],
-    is_other: Bool[Tensor, "..."],
-) -> Float[Tensor, "... 3"]:
-    """Return the skin's colours, bilinear; the first texel is the upper left one, v is up."""
-    size = own.shape[-1]
-    texels = torch.stack([own, other], dim=1).permute(0, 1, 3, 4, 2).reshape(-1, 3)
-    x, y = uv.unbind(-1)
-    x, y = (x * size - 0.5).clamp(0, size - 1.001), ((1 - y) * size - 0.5).clamp(0, size - 1.001)
-    left, top = x.long(), y.long()
-    texel = ((2 * image + is_other.long()) * size + top) * size + left
-    across, down = (x - left)[..., None], (y - top)[..., None]
-
-    def line(start: Tensor) -> Tensor:
-        pair = [texels.index_select(0, start.flatten() + i).view(*start.shape, 3) for i in (0, 1)]
-        return pair[0] + across * (pair[1] - pair[0])
-
-    upper, lower = line(texel), line(texel + size)
-    return upper + down * (lower - upper)
 
 
 def _on_wall(stage: Stage, given: Ingredients, shadows: ShadowMap) -> Float[Tensor, "b 1 h w"]:
@@ -303,7 +285,7 @@ def _labels(
     """Return mask, depth and uv of the hand, whose faces come first; see :func:`compose`."""
     face = drawn.face_index[:, None]
     is_hand = (face >= 0) & (face < faces)
-    mask = F.avg_pool2d(is_hand.float(), _SUPERSAMPLING)
+    mask = _mean_of_samples(is_hand.float())
     depths = torch.where(is_hand, drawn.depth, torch.inf)
     depth, uv = torch.full_like(mask, torch.inf), torch.zeros_like(mask).repeat(1, 2, 1, 1)
     for row in range(_SUPERSAMPLING):

@@ -66,9 +66,9 @@ class Lights(NamedTuple):
 class Everyday(Appearance):
     """People's hands in daily life.
 
-    Columns of a look: ``skin`` and ``other_skin`` (shares of the bank), ``tint`` and ``other_tint``
-    (shifts of L*, a*, b*), and the tables of lights, props, backgrounds and cameras, each under its
-    prefix.
+    Columns of a look: ``skin`` (a share of the bank), ``tint`` (shift of L*, a*, b*), and the
+    tables of lights, props, backgrounds and cameras, each under its prefix. Another hand in the
+    picture is the same person's.
 
     Args:
         skins: how many identities are painted; each look shifts the tone of one.
@@ -98,12 +98,9 @@ class Everyday(Appearance):
     def sample(self, count: int, generator: torch.Generator) -> Look:
         """Return ``count`` independent looks."""
         draw = Uniform(generator)
-        tint = torch.tensor([4.0, 1.2, 1.8])
         return {
             "skin": draw(0, 1, count),
-            "other_skin": draw(0, 1, count),
-            "tint": draw.normal(count, 3).clamp(-2, 2) * tint,
-            "other_tint": draw.normal(count, 3).clamp(-2, 2) * tint,
+            "tint": draw.normal(count, 3).clamp(-2, 2) * torch.tensor([4.0, 1.2, 1.8]),
             **_prefixed("light", self.sample_lights(count, draw)._asdict()),
             **_prefixed("props", sample_props(count, generator, self.props)._asdict()),
             **_prefixed("back", self.backgrounds.sample(count, generator)),
@@ -147,12 +144,11 @@ class Everyday(Appearance):
         """Return what the stage is drawn with."""
         texels = min(_LARGEST_TEXTURE, max(64, _TEXELS_PER_PIXEL * size))
         bank = skin_bank(stage.hand, texels, self.skins, self.seed)
-        own, other = ((look[name] * self.skins).long() for name in ("skin", "other_skin"))
+        own = (look["skin"] * self.skins).long()
         gain = exposure(bank.tone[own, 0] + look["tint"][:, 0])
         lights = _rows(Lights, look, "light")
         return Ingredients(
             texture=bank.textures(own, look["tint"]),
-            other_texture=bank.textures(other, look["other_tint"]),
             props=_rows(Props, look, "props"),
             background=self.backgrounds.draw(_part(look, "back"), size),
             **lights.scaled(gain)._asdict(),

@@ -11,9 +11,6 @@ from handrec.hand.base import HandModel
 from handrec.render.atlas import bake_atlas
 from handrec.render.colour import lab_to_srgb, srgb_to_lab
 
-#: A byte holds 0 to 102 in L* and -70 to 84 in a* and b*: steps of 0.4 and 0.6.
-_STEP, _LOWEST = (0.4, 0.6, 0.6), (0.0, -70.0, -70.0)
-
 
 class SkinBank:
     """Skins of one hand model, painted once, on the hand's device.
@@ -36,16 +33,13 @@ class SkinBank:
     def __init__(self, hand: HandModel, size: int, count: int, seed: int, chunk: int = 4) -> None:
         device = hand.template.device
         self.skin = sample_skin(count, torch.Generator().manual_seed(seed)).to(device)
-        self._atlas = bake_atlas(hand, size)
-        self._step, self._lowest = (
-            torch.tensor(row, device=device)[:, None] for row in (_STEP, _LOWEST)
-        )
-        inside = self._atlas.inside.flatten()[self._atlas.texels]
+        atlas = bake_atlas(hand, size)
+        inside = atlas.inside.flatten()[atlas.texels]
         painted, tones = [], []
         for rows in torch.arange(count, device=device).split(chunk):
             lab = paint_lab(hand, self.skin.rows(rows), size)
             tones.append(lab[..., inside].mean(-1))
-            painted.append(((lab - self._lowest) / self._step).round().clamp(0, 255).byte())
+            painted.append((atlas.spread(lab_to_srgb(lab)) * 255).round().byte())
         self._painted, self.tone = torch.cat(painted), torch.cat(tones)
 
     @torch.no_grad()
@@ -56,13 +50,17 @@ class SkinBank:
 
         Args:
             index: of identities.
-            shift: added to L*, a*, b* all over; ``target - bank.tone[index]`` meets a target. Keep
-                it small: a shift of 10 in L* looks like another skin, one of 30 like paint.
+            shift: of the mean tone, in L*, a*, b*; ``target - bank.tone[index]`` meets a target.
+                The texture is multiplied by what the mean colour changes by, which is far cheaper
+                than shifting every texel. Keep it small: a shift of 10 in L* looks like another
+                skin, one of 30 like paint.
         """
-        lab = self._painted[index] * self._step + self._lowest
-        if shift is not None:
-            lab += shift[..., None]
-        return self._atlas.spread(lab_to_srgb(lab))
+        texture = self._painted[index].float().mul_(1 / 255)
+        if shift is None:
+            return texture
+        tone = self.tone[index]
+        before, after = (lab_to_srgb(x[..., None]) for x in (tone, tone + shift))
+        return texture.mul_((after / before.clamp(min=0.02))[..., None]).clamp_(0, 1)
 
 
 _BANKS: WeakKeyDictionary[HandModel, dict[tuple[object, ...], SkinBank]] = WeakKeyDictionary()
