@@ -141,8 +141,9 @@ def print_table(reports: list[SplitReport], title: str) -> None:
     for cells in content.rows:
         shown.add_row(*cells)
     console = Console()
-    narrowest = console.measure(shown, options=console.options.update(max_width=1000)).minimum
-    Console(width=max(console.width, narrowest)).print(shown)
+    needed = console.measure(shown, options=console.options.update(max_width=1000))
+    fits = needed.minimum <= console.width
+    Console(width=console.width if fits else needed.maximum).print(shown)
     for sentence in content.legend:
         console.print(sentence, style="dim")
     for report in reports:
