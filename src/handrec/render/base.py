@@ -194,12 +194,13 @@ class Rasterizer(nn.Module, ABC):
         for names, values in zip(groups, found, strict=True):
             widths = [wanted[name].values.shape[-1] for name in names]
             maps |= zip(names, values.split(widths, dim=-1), strict=True)
-        for name in sloping:
-            value, depth = maps[name].detach(), maps[_DEPTH].detach()
-            for key in (f"{name}_dx", f"{name}_dy"):
-                # Of f = (f / z) / (1 / z), a quotient of functions that are affine on the screen.
-                ratio, inverse = maps[key].split([value.shape[-1], 1], dim=-1)
-                maps[key] = (ratio - value * inverse) * depth
+        with torch.no_grad():
+            for name in sloping:
+                value = maps[name]
+                for key in (f"{name}_dx", f"{name}_dy"):
+                    # f = (f / z) / (1 / z), a quotient of functions that are affine on the screen
+                    ratio, inverse = maps[key].split([value.shape[-1], 1], dim=-1)
+                    maps[key] = (ratio - value * inverse) * maps[_DEPTH]
         return maps
 
     @abstractmethod

@@ -83,7 +83,7 @@ class Shading:
 
 def surface_normal(surface: Surface) -> Float[Tensor, "... 3"]:
     """Return the unit normal on the side that is seen, from ``normal`` and ``side``."""
-    return F.normalize(surface["normal"], dim=-1, eps=1e-6) * surface["side"]
+    return F.normalize(surface["normal"], dim=-1, eps=1e-6) * surface["side"].detach()
 
 
 def render_lit(

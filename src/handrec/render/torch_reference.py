@@ -32,9 +32,9 @@ class TorchRasterizer(Rasterizer):
         """Return the face seen at each pixel centre, -1 for none."""
         (height, width), face_count = size, len(faces)
         corners = screen[:, faces].flatten(0, 1)
-        first, extent = self._bounding_boxes(corners, size)
+        first, extent = bounding_boxes(corners, size, self.near)
         keys = torch.full((len(screen) * height * width,), EMPTY, device=screen.device)
-        for meshed, x, y in _fragments(first, extent):
+        for meshed, x, y in fragments(first, extent):
             edges = edge_functions(
                 corners.index_select(0, meshed)[..., :2], torch.stack([x, y], dim=-1) + 0.5
             )
@@ -46,17 +46,6 @@ class TorchRasterizer(Rasterizer):
             pixel = (image * height + y[inside]) * width + x[inside]
             keys.scatter_reduce_(0, pixel, rank << 32 | face, "amin")
         return keys.int().view(-1, height, width)
-
-    def _bounding_boxes(
-        self, corners: Float[Tensor, "n 3 3"], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return each face's first ``(x, y)`` pixel and extent, empty where it is not drawn."""
-        limit = corners.new_tensor([size[1], size[0]])
-        drawn = (corners[..., 2] >= self.near).all(1) & corners.isfinite().flatten(1).all(1)
-        points = torch.where(drawn[:, None, None], corners[..., :2], -1.0)
-        first = (points.amin(1) - 0.5).ceil().clamp(min=0).minimum(limit).long()
-        last = (points.amax(1) - 0.5).floor().clamp(min=-1).minimum(limit - 1).long()
-        return first, (last - first + 1).clamp(min=0)
 
     def interpolate(
         self,
@@ -216,7 +205,27 @@ def _add(terms: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
     return terms[:, 0] + terms[:, 1] + terms[:, 2]
 
 
-def _fragments(
+def bounding_boxes(
+    corners: Float[Tensor, "n 3 3"], size: tuple[int, int], near: float, margin: float = 0.0
+) -> tuple[Int[Tensor, "n 2"], Int[Tensor, "n 2"]]:
+    """Return the first ``(x, y)`` pixel of each face's box, and how many there are along each axis.
+
+    Args:
+        corners: of faces, ``(x px, y px, z m)``. One nearer than ``near`` or not finite empties
+            the box.
+        size: ``(height, width)``.
+        near: metres.
+        margin: around the face, pixels.
+    """
+    limit = corners.new_tensor([size[1], size[0]])
+    drawn = (corners[..., 2] >= near).all(1) & corners.isfinite().flatten(1).all(1)
+    points = torch.where(drawn[:, None, None], corners[..., :2], -1.0 - margin)
+    first = (points.amin(1) - margin - 0.5).ceil().clamp(min=0).minimum(limit).long()
+    last = (points.amax(1) + margin - 0.5).floor().clamp(min=-1).minimum(limit - 1).long()
+    return first, (last - first + 1).clamp(min=0)
+
+
+def fragments(
     first: Int[Tensor, "n 2"], extent: Int[Tensor, "n 2"]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield ``(box, x, y)`` of every pixel of every box, in chunks of bounded size."""
@@ -243,4 +252,4 @@ def _gather(
     )
 
 
-__all__ = ["TorchRasterizer"]
+__all__ = ["TorchRasterizer", "bounding_boxes", "edge_functions", "fragments"]

@@ -87,6 +87,8 @@ class WarpRasterizer(Rasterizer):
         image_index: Int[Tensor, " p"] | None,
     ) -> Float[Tensor, "p c"]:
         """Return a texture's colours: see :func:`handrec.render.textures.look_up`."""
+        if pyramid.texels.shape[-1] != 3:  # the kernels read RGB
+            return super().look_up(pyramid, uv, level, image_index)
         colours: Tensor = _LookUp.apply(
             pyramid.texels, uv, level.detach(), image_index, pyramid.sizes
         )
@@ -177,7 +179,7 @@ class _LookUp(torch.autograd.Function):
         else:
             images = shares(len(texels), uv.device)
             index, ctx.shares = image_index.int(), shares_at(image_index, images)
-        colours = texels.new_zeros(len(uv), texels.shape[-1])
+        colours = texels.new_empty(len(uv), 3)
         inputs = [texels, levels, uv, level, index]
         launch("look_up", ctx.shares, inputs, [colours])
         ctx.save_for_backward(*inputs)
@@ -223,7 +225,10 @@ class _EdgeFlux(torch.autograd.Function):
         screen, _, face_index, _ = saved
         screen_grad = torch.zeros_like(screen)
         images = shares(len(screen), screen.device)
-        launch("edge_flux", images, [*saved, grad], [screen_grad], face_index.shape[1:])
+        _, height, width = face_index.shape
+        span = width if screen.device.type == "cpu" else 1  # a CPU is faster without so many starts
+        elements = [height, width // span]
+        launch("edge_flux", images, [*saved, grad, span], [screen_grad], elements)
         return grad, screen_grad, None, None
 
 

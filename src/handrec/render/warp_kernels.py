@@ -253,6 +253,41 @@ def contains(
     return wp.min(wp.min(e[0] * area, e[1] * area), e[2] * area) > 0.0
 
 
+@wp.func
+@no_type_check
+def push_edge(
+    screen: wp.array2d[wp.vec3],
+    faces: wp.array2d[wp.int32],
+    face_index: wp.array3d[wp.int32],
+    shown: wp.array4d[wp.float32],
+    shown_grad: wp.array4d[wp.float32],
+    pixel: wp.vec3i,
+    axis: int,
+    screen_grad: wp.array2d[wp.vec3],
+) -> None:
+    """Add what the edge between a pixel and the next one along an axis gives to its owner."""
+    image, y, x = pixel[0], pixel[1], pixel[2]
+    below, right = y + axis, x + 1 - axis
+    face, other = face_index[image, y, x], face_index[image, below, right]
+    here = wp.vec2(float(x) + 0.5, float(y) + 0.5)
+    there = wp.vec2(float(right) + 0.5, float(below) + 0.5)
+    under = contains(screen, faces, image, other, here)
+    over = contains(screen, faces, image, face, there)
+    owns = face >= 0 and (other < 0 or (under and not over))
+    owned = other >= 0 and (face < 0 or (over and not under))
+    if owns or owned:
+        change = float(0.0)  # noqa: UP018 (a variable, not a constant)
+        for i in range(shown.shape[3]):
+            step = shown[image, y, x, i] - shown[image, below, right, i]
+            grad = shown_grad[image, y, x, i] + shown_grad[image, below, right, i]
+            change += 0.5 * step * grad
+        push = wp.vec3(change * float(1 - axis), change * float(axis), 0.0)
+        if owns:
+            push_corners(screen, faces, image, face, here, push, screen_grad)
+        else:
+            push_corners(screen, faces, image, other, there, push, screen_grad)
+
+
 @wp.kernel
 @no_type_check
 def edge_flux(
@@ -261,32 +296,18 @@ def edge_flux(
     face_index: wp.array3d[wp.int32],
     shown: wp.array4d[wp.float32],
     shown_grad: wp.array4d[wp.float32],
+    span: int,
     first: int,
     screen_grad: wp.array2d[wp.vec3],
 ) -> None:
-    """Add what each pixel's edges to its right and lower neighbours give to the owning faces."""
-    image, y, x = wp.tid()
+    """Add what the edges of ``span`` pixels to their right and lower neighbours give."""
+    image, y, part = wp.tid()
     image += first
-    face = face_index[image, y, x]
-    here = wp.vec2(float(x) + 0.5, float(y) + 0.5)
-    for axis in range(2):
-        right, below = x + 1 - axis, y + axis
-        if right < face_index.shape[2] and below < face_index.shape[1]:
-            other = face_index[image, below, right]
-            if other != face:
-                there = wp.vec2(float(right) + 0.5, float(below) + 0.5)
-                under = contains(screen, faces, image, other, here)
-                over = contains(screen, faces, image, face, there)
-                owns = face >= 0 and (other < 0 or (under and not over))
-                owned = other >= 0 and (face < 0 or (over and not under))
-                if owns or owned:
-                    change = float(0.0)  # noqa: UP018 (a variable, not a constant)
-                    for i in range(shown.shape[3]):
-                        step = shown[image, y, x, i] - shown[image, below, right, i]
-                        grad = shown_grad[image, y, x, i] + shown_grad[image, below, right, i]
-                        change += 0.5 * step * grad
-                    push = wp.vec3(change * float(1 - axis), change * float(axis), 0.0)
-                    if owns:
-                        push_corners(screen, faces, image, face, here, push, screen_grad)
-                    else:
-                        push_corners(screen, faces, image, other, there, push, screen_grad)
+    for x in range(part * span, part * span + span):
+        for axis in range(2):
+            below, right = y + axis, x + 1 - axis
+            # Not one condition: Warp would read beyond the end to evaluate its second part.
+            if below < face_index.shape[1] and right < face_index.shape[2]:  # noqa: SIM102
+                if face_index[image, y, x] != face_index[image, below, right]:
+                    p = wp.vec3i(image, y, x)
+                    push_edge(screen, faces, face_index, shown, shown_grad, p, axis, screen_grad)

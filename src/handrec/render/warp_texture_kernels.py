@@ -1,8 +1,8 @@
 """Warp kernels of the texture look-up, see :func:`handrec.render.textures.look_up`.
 
-They run over pixels, from number ``first`` on. Shapes: ``texels (T, N, C)``; ``levels (L, 3)`` of
-``(first texel, height, width)``; ``uv (P,)``; ``level (P,)``; ``image_index (P,)``, or empty where
-one texture serves all.
+They run over pixels, from number ``first`` on. Shapes: ``texels (T, N)`` of RGB; ``levels (L, 3)``
+of ``(first texel, height, width)``; ``uv (P,)``; ``level (P,)``; ``image_index (P,)``, or empty
+where one texture serves all.
 """
 
 from typing import no_type_check
@@ -48,13 +48,13 @@ def bilinear(at: wp.vec2) -> wp.vec4:
 @wp.kernel
 @no_type_check
 def look_up(
-    texels: wp.array3d[wp.float32],
+    texels: wp.array2d[wp.vec3],
     levels: wp.array2d[wp.int32],
     uv: wp.array[wp.vec2],
     level: wp.array[wp.float32],
     image_index: wp.array[wp.int32],
     first: int,
-    colours: wp.array2d[wp.float32],
+    colours: wp.array[wp.vec3],
 ) -> None:
     """Write the colours, bilinear between texels and linear between levels."""
     i = wp.tid() + first
@@ -62,28 +62,27 @@ def look_up(
     if image_index.shape[0] > 0:
         image = image_index[i]
     lower = wp.min(int(level[i]), wp.max(levels.shape[0] - 2, 0))
+    colour = wp.vec3()
     for step in range(wp.min(levels.shape[0], 2)):
         share = wp.abs(float(1 - step) - (level[i] - float(lower)))
         corners, at, _slope = texels_at(levels, lower + step, uv[i])
         weights = share * bilinear(at)
-        for k in range(texels.shape[2]):
-            colour = float(0.0)  # noqa: UP018
-            for j in range(4):
-                colour += weights[j] * texels[image, corners[j], k]
-            colours[i, k] += colour
+        for j in range(4):
+            colour += weights[j] * texels[image, corners[j]]
+    colours[i] = colour
 
 
 @wp.kernel
 @no_type_check
 def look_up_backward(
-    texels: wp.array3d[wp.float32],
+    texels: wp.array2d[wp.vec3],
     levels: wp.array2d[wp.int32],
     uv: wp.array[wp.vec2],
     level: wp.array[wp.float32],
     image_index: wp.array[wp.int32],
-    colours_grad: wp.array2d[wp.float32],
+    colours_grad: wp.array[wp.vec3],
     first: int,
-    texels_grad: wp.array3d[wp.float32],
+    texels_grad: wp.array2d[wp.vec3],
     uv_grad: wp.array[wp.vec2],
 ) -> None:
     """Write the gradient of ``uv``, and add to that of the texels unless it is empty."""
@@ -92,20 +91,17 @@ def look_up_backward(
     if image_index.shape[0] > 0:
         image = image_index[i]
     lower = wp.min(int(level[i]), wp.max(levels.shape[0] - 2, 0))
-    total = wp.vec2()
+    grad, total = colours_grad[i], wp.vec2()
     for step in range(wp.min(levels.shape[0], 2)):
         share = wp.abs(float(1 - step) - (level[i] - float(lower)))
         corners, at, slope = texels_at(levels, lower + step, uv[i])
-        weights = share * bilinear(at)
-        across, down = float(0.0), float(0.0)  # noqa: UP018
-        for k in range(texels.shape[2]):
-            grad = colours_grad[i, k]
-            a, b = texels[image, corners[0], k], texels[image, corners[1], k]
-            c, d = texels[image, corners[2], k], texels[image, corners[3], k]
-            across += grad * ((b - a) * (1.0 - at[1]) + (d - c) * at[1])
-            down += grad * ((c - a) * (1.0 - at[0]) + (d - b) * at[0])
-            if texels_grad.shape[0] > 0:
-                for j in range(4):
-                    wp.atomic_add(texels_grad, image, corners[j], k, weights[j] * grad)
+        a, b = wp.dot(grad, texels[image, corners[0]]), wp.dot(grad, texels[image, corners[1]])
+        c, d = wp.dot(grad, texels[image, corners[2]]), wp.dot(grad, texels[image, corners[3]])
+        across = (b - a) * (1.0 - at[1]) + (d - c) * at[1]
+        down = (c - a) * (1.0 - at[0]) + (d - b) * at[0]
         total += share * wp.vec2(across * slope[0], down * slope[1])
+        if texels_grad.shape[0] > 0:
+            weights = share * bilinear(at)
+            for j in range(4):
+                wp.atomic_add(texels_grad, image, corners[j], weights[j] * grad)
     uv_grad[i] = total
