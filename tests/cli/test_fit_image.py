@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 
 from handrec.cli.main import main
+from handrec.hand.openhand import OpenHand
 from tests.fitting.scenes import Scene, scene
 
 
@@ -73,8 +75,16 @@ def test_a_left_hand_is_the_mirror_image(
     found = np.array(hand["joints_3d"])
     apart = (found - found.mean(0)) - (truth - truth.mean(0))
     assert np.linalg.norm(apart, axis=1).mean() < 0.01
-    for suffix in ("obj", "glb"):  # faces outwards
-        assert trimesh.load(tmp_path / f"hand.{suffix}", force="mesh").volume > 0
+    plain = trimesh.load(tmp_path / "hand.obj", process=False)
+    textured = trimesh.load(tmp_path / "hand.glb", force="mesh", process=False)
+    assert plain.volume > 0  # faces outwards
+    assert textured.volume > 0
+    hand_model = OpenHand()  # every corner has one of the UVs that the model gives its vertex
+    pairs = torch.stack([hand_model.faces, hand_model.uv_faces], -1).flatten(0, 1).unique(dim=0)
+    known = torch.cat([torch.tensor(plain.vertices)[pairs[:, 0]], hand_model.uv[pairs[:, 1]]], 1)
+    corners = np.column_stack([textured.vertices * (1, -1, -1), textured.visual.uv])
+    assert len(corners) == len(known)
+    assert torch.cdist(torch.tensor(corners), known).amin(1).max() < 1e-4
 
 
 def test_mistakes_are_one_line(

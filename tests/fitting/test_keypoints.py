@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from handrec.fitting.keypoints import (
@@ -97,16 +96,10 @@ def test_a_gesture_seen_from_one_of_the_views_is_found_in_closed_form() -> None:
     assert (found - batch.keypoints_2d).norm(dim=-1).mean() < 2  # of 150 pixels: tips on the skin
 
 
-@pytest.mark.parametrize(
-    ("gesture", "turn", "missing", "within_mm"),
-    [("relaxed", (0, 0, 0), (), 8), ("peace", (0.3, 2.6, 0.4), (0, 14, 20), 8)],
-)
-def test_exact_keypoints_give_the_hand_back(
-    gesture: str, turn: tuple[float, float, float], missing: tuple[int, ...], within_mm: float
-) -> None:
+def test_exact_keypoints_give_the_hand_back_even_if_some_are_absent() -> None:
     """Palm and back are told apart, and depth is right but for what one view cannot tell."""
-    photo = scene(gesture, turn)
-    batch = target(photo, missing)
+    photo = scene("peace", (0.3, 2.6, 0.4))
+    batch = target(photo, missing=(0, 14, 20))
     found = fit_keypoints(HAND, HandPrior(HAND), batch).decode(HAND, batch.camera)
     assert reprojection_error(project(found.joints, batch.intrinsics), batch) < 1.5
-    assert aligned_error(found.vertices[0], photo.hand.vertices[0]) < within_mm
+    assert aligned_error(found.vertices[0], photo.hand.vertices[0]) < 8

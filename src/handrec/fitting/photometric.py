@@ -32,7 +32,7 @@ class PhotometricWeights:
 
     photo: float = 60.0
     silhouette: float = 400.0
-    appearance: float = 1.0
+    appearance: float = 20.0
     sigma: float = 0.1
     keypoint_sigma: float = 0.012
 
