@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 
 from handrec.data.appearance.base import Appearance, Stage
+from handrec.data.appearance.everyday import Everyday
+from handrec.data.appearance.foreign import Foreign
 from handrec.data.appearance.plain import Plain
 from handrec.data.scenes import Scenes, sample_scenes, scene_camera
 from handrec.data.synthetic import SyntheticHands
@@ -24,7 +26,7 @@ from handrec.records import write_record
 from handrec.render.warp_backend import WarpRasterizer
 
 #: A line for each domain.
-APPEARANCES: tuple[Appearance, ...] = (Plain(),)
+APPEARANCES: tuple[Appearance, ...] = (Plain(), Everyday(), Foreign())
 
 BATCH = 64
 

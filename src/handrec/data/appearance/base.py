@@ -35,6 +35,16 @@ class Stage(NamedTuple):
     rasterizer: Rasterizer
 
 
+def stage_rows(stage: Stage, rows: Int[Tensor, " n"]) -> Stage:
+    """Return some hands of a stage."""
+    return stage._replace(
+        posed=Hand(*(column[rows] for column in stage.posed)),
+        pose=stage.pose[rows],
+        camera=stage.camera._replace(intrinsics=stage.camera.intrinsics[rows]),
+        noise_seed=stage.noise_seed[rows],
+    )
+
+
 class Picture(NamedTuple):
     """A drawn batch with the labels that only drawing can tell.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from handrec.data.appearance import shadow
-from handrec.data.appearance.base import Picture, Stage
+from handrec.data.appearance.base import Picture, Stage, stage_rows
 from handrec.data.appearance.meshes import SKIN, Meshes, Part, build
 from handrec.data.appearance.props import Props
 from handrec.data.appearance.shadow import ShadowMap
@@ -17,7 +17,7 @@ from handrec.geometry.camera import resize_camera
 from handrec.render.base import Attribute, Surface
 from handrec.render.lights import Harmonics
 from handrec.render.textures import LookUp, build_pyramid, sample_texture
-from handrec.types import Camera, Hand, Rendering
+from handrec.types import Camera, Rendering
 
 #: Rendered at twice the size and averaged: at 64 px a finger is five pixels wide.
 _SUPERSAMPLING = 2
@@ -75,26 +75,16 @@ def compose(stage: Stage, ingredients: Ingredients) -> Picture:
         stage: posed hands and their camera.
         ingredients: a row per hand.
     """
-    device = stage.pose.device
     # Those with another hand together: the others' meshes are smaller.
     order = ingredients.props.other[:, 0].argsort(stable=True)
-    chunks = order.split(_AT_ONCE if device.type == "cpu" else len(order))
-    with torch.autocast(device.type, enabled=False):
+    chunks = order.split(_AT_ONCE if stage.pose.device.type == "cpu" else len(order))
+    with torch.autocast(stage.pose.device.type, enabled=False):
         pictures = [
-            _compose(_stage_rows(stage, rows), _ingredient_rows(ingredients, rows))
+            _compose(stage_rows(stage, rows), _ingredient_rows(ingredients, rows))
             for rows in chunks
         ]
     back = order.argsort()
     return Picture(*(torch.cat(column)[back] for column in zip(*pictures, strict=True)))
-
-
-def _stage_rows(stage: Stage, rows: Int[Tensor, " n"]) -> Stage:
-    return stage._replace(
-        posed=Hand(*(column[rows] for column in stage.posed)),
-        pose=stage.pose[rows],
-        camera=stage.camera._replace(intrinsics=stage.camera.intrinsics[rows]),
-        noise_seed=stage.noise_seed[rows],
-    )
 
 
 def _ingredient_rows(given: Ingredients, rows: Int[Tensor, " n"]) -> Ingredients:

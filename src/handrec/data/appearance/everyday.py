@@ -18,6 +18,7 @@ from handrec.data.appearance.compose import Ingredients, compose
 from handrec.data.appearance.lens import DEFAULT_LENS, Lens, LensOptions, expose, sample_lens
 from handrec.data.appearance.props import DEFAULT_PROPS, PropOptions, Props, sample_props
 from handrec.data.appearance.skin_bank import skin_bank
+from handrec.data.appearance.threads import draw_in_threads
 from handrec.data.scenes import Uniform
 
 _Table = TypeVar("_Table", bound=tuple[Any, ...])
@@ -134,6 +135,10 @@ class Everyday(Appearance):
 
     def draw(self, stage: Stage, look: Look) -> Picture:
         """Return the pictures of a stage; cameras blur, add noise and compress."""
+        return draw_in_threads(self._draw, stage, look)
+
+    @torch.no_grad()
+    def _draw(self, stage: Stage, look: Look) -> Picture:
         size = stage.camera.image_size[0]
         picture = compose(stage, self.gather(stage, look, size))
         lens = _rows(Lens, look, "lens")

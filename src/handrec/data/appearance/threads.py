@@ -1,0 +1,51 @@
+"""Drawing on all cores: torch gains little from a second thread on arrays of a few pictures."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+from handrec.data.appearance.base import Look, Picture, Stage, stage_rows
+
+#: Pictures drawn at a time by a thread: enough to be fast, few enough to stay in its cache.
+_SHARE = 16
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Return threads that live on: new ones would ask the system for all their memory anew."""
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
+def draw_in_threads(draw: Callable[[Stage, Look], Picture], stage: Stage, look: Look) -> Picture:
+    """Return what ``draw`` returns; on a CPU each of torch's threads draws other pictures.
+
+    The kernels release the interpreter's lock. Meanwhile torch runs each operation on one thread,
+    everywhere in the process: the setting is global.
+
+    Args:
+        draw: of any rows; without gradients.
+        stage: to be drawn.
+        look: a row per hand.
+    """
+    threads, count = torch.get_num_threads(), len(stage.pose)
+    if stage.pose.device.type != "cpu" or threads == 1 or count <= 1:
+        return draw(stage, look)
+
+    def share(rows: torch.Tensor) -> Picture:
+        return draw(stage_rows(stage, rows), {name: x[rows] for name, x in look.items()})
+
+    # One alone: it fills the caches that all use.
+    first, rest = torch.arange(count).split([1, count - 1])
+    torch.set_num_threads(1)
+    try:
+        parts = [share(first)]
+        parts += _pool().map(share, rest.split(min(_SHARE, -(-len(rest) // threads))))
+    finally:
+        torch.set_num_threads(threads)
+    return Picture(*(torch.cat(column) for column in zip(*parts, strict=True)))
