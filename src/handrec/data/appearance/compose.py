@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from handrec.data.appearance import shadow
-from handrec.data.appearance.base import Picture, Stage, stage_rows
+from handrec.data.appearance.base import Stage, stage_rows
 from handrec.data.appearance.meshes import SKIN, Meshes, Part, build
 from handrec.data.appearance.props import Props
 from handrec.data.appearance.shadow import ShadowMap
@@ -64,8 +64,28 @@ class Ingredients(NamedTuple):
     background: Float[Tensor, "b 3 h w"]
 
 
+class Composition(NamedTuple):
+    """What was drawn: the fields of a :class:`Picture`, and one more.
+
+    Attributes:
+        image: RGB in [0, 1], before a camera does anything to it.
+        mask: see :class:`Picture`, as all others.
+        depth: metres.
+        uv: v up.
+        visibility: of the joints.
+        foreground: share of each pixel that shows any part before the background.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    mask: Float[Tensor, "b 1 h w"]
+    depth: Float[Tensor, "b 1 h w"]
+    uv: Float[Tensor, "b 2 h w"]
+    visibility: Float[Tensor, "b 21"]
+    foreground: Float[Tensor, "b 1 h w"]
+
+
 @torch.no_grad()
-def compose(stage: Stage, ingredients: Ingredients) -> Picture:
+def compose(stage: Stage, ingredients: Ingredients) -> Composition:
     """Return the pictures of a stage, in float32.
 
     Depth and uv are those of one sample per pixel: of its four, the one that shows the hand
@@ -84,7 +104,7 @@ def compose(stage: Stage, ingredients: Ingredients) -> Picture:
             for rows in chunks
         ]
     back = order.argsort()
-    return Picture(*(torch.cat(column)[back] for column in zip(*pictures, strict=True)))
+    return Composition(*(torch.cat(column)[back] for column in zip(*pictures, strict=True)))
 
 
 def _ingredient_rows(given: Ingredients, rows: Int[Tensor, " n"]) -> Ingredients:
@@ -93,7 +113,7 @@ def _ingredient_rows(given: Ingredients, rows: Int[Tensor, " n"]) -> Ingredients
     return Ingredients(props=props, **columns)
 
 
-def _compose(stage: Stage, given: Ingredients) -> Picture:
+def _compose(stage: Stage, given: Ingredients) -> Composition:
     meshes = build(stage, given.props)
     height, width = stage.camera.image_size
     fine = resize_camera(stage.camera, (height * _SUPERSAMPLING, width * _SUPERSAMPLING))
@@ -103,15 +123,16 @@ def _compose(stage: Stage, given: Ingredients) -> Picture:
         meshes.faces,
         stage.posed.vertices,
         given.key_direction,
-        max(height, 96),
+        max(3 * height // 4, 96),
     )
     drawn = _render(stage, meshes, given, shadows, fine)
     light = _mean_of_samples(drawn.image[:, :3])
-    clear = 1 - _mean_of_samples(drawn.mask)
+    foreground = _mean_of_samples(drawn.mask)
     behind = _exactly_linear(given.background) * _on_wall(stage, given, shadows)
-    image = to_srgb((light + clear * behind).clamp(0, 1))
+    image = to_srgb((light + (1 - foreground) * behind).clamp(0, 1))
     mask, depth, uv = _labels(drawn, len(stage.hand.faces))
-    return Picture(image, mask, depth, uv, visible_joints(stage, meshes, drawn, fine))
+    visibility = visible_joints(stage, meshes, drawn, fine)
+    return Composition(image, mask, depth, uv, visibility, foreground)
 
 
 def _mean_of_samples(fine: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h w"]:
@@ -287,4 +308,4 @@ def _labels(
     return mask, torch.where(mask > 0, depth, 0.0), uv
 
 
-__all__ = ["Ingredients", "compose", "to_linear", "to_srgb"]
+__all__ = ["Composition", "Ingredients", "compose", "to_linear", "to_srgb"]

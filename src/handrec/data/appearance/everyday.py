@@ -140,10 +140,10 @@ class Everyday(Appearance):
     @torch.no_grad()
     def _draw(self, stage: Stage, look: Look) -> Picture:
         size = stage.camera.image_size[0]
-        picture = compose(stage, self.gather(stage, look, size))
+        drawn = compose(stage, self.gather(stage, look, size))
         lens = _rows(Lens, look, "lens")
-        image = expose(picture.image, lens, stage.noise_seed, picture.mask)
-        return picture._replace(image=image)
+        image = expose(drawn.image, lens, stage.noise_seed, drawn.foreground)
+        return Picture(image, drawn.mask, drawn.depth, drawn.uv, drawn.visibility)
 
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
         """Return what the stage is drawn with."""

@@ -27,7 +27,7 @@ class Lens(NamedTuple):
 
     Attributes:
         motion: of the picture during the exposure, x and y, shares of its side.
-        hand_only: 1 if the hand moved and the camera did not.
+        hand_only: 1 if what is before the background moved and the camera did not.
         defocus: radius of the disc that a point becomes, share of the side.
         axis: where the optical axis meets the picture, from its centre, shares of its side.
         aberration: relative difference in magnification between red and green, green and blue.
