@@ -115,8 +115,8 @@ def stand_in(monkeypatch):
 class OnCuda(Rasterizer):
     """Draws on CUDA what lies on a CPU, so that one suite serves both."""
 
-    def __init__(self, near=0.01):
-        super().__init__(near)
+    def __init__(self, near=0.01, chunk=None):
+        super().__init__(near, chunk)
         self.inner = NvdiffrastRasterizer(near)
 
     def cover(self, screen, faces, size):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class Attribute(NamedTuple):
         values: ``(B or 1, N, C)``.
         corners: ``(F, 3)`` rows of ``values`` at the corners of each face; None takes the faces
             of the vertices (a per-vertex attribute). UV coordinates bring ``uv_faces``, per-face
-            colours ``arange(F)[:, None].expand(-1, 3)``.
+            colours :func:`each_face`.
         slopes: whether the shader also gets ``<name>_dx`` and ``<name>_dy``, the change of the
             attribute along its face from one sample to the next to the right, and below. They have
             no gradient.
@@ -34,6 +35,15 @@ class Attribute(NamedTuple):
     values: Float[Tensor, "b n c"]
     corners: Int[Tensor, "f 3"] | None = None
     slopes: bool = False
+
+
+@cache
+def each_face(count: int, device: torch.device) -> Int[Tensor, "f 3"]:
+    """Return the ``corners`` of an attribute with one row for each face.
+
+    Always the same tensor: attributes that share their corners are interpolated as one.
+    """
+    return torch.arange(count, device=device)[:, None].expand(-1, 3).contiguous()
 
 
 class Surface(dict[str, Tensor]):
@@ -320,8 +330,8 @@ def _planes(
     area = (bx * cy - cx * by)[..., None]
     dx = (to_b * cy[..., None] - to_c * by[..., None]) / area
     dy = (to_c * bx[..., None] - to_b * cx[..., None]) / area
-    each_face = torch.arange(len(faces), device=faces.device)[:, None].expand(-1, 3)
-    return Attribute(dx, each_face), Attribute(dy, each_face)
+    rows = each_face(len(faces), faces.device)
+    return Attribute(dx, rows), Attribute(dy, rows)
 
 
 def _reduce(drawn: Rendering, samples: int) -> Rendering:
@@ -340,4 +350,4 @@ def _reduce(drawn: Rendering, samples: int) -> Rendering:
     return Rendering(image, mask, depth[:, None], face_index)
 
 
-__all__ = ["Attribute", "Rasterizer", "Shader", "Surface"]
+__all__ = ["Attribute", "Rasterizer", "Shader", "Surface", "each_face"]

@@ -31,14 +31,17 @@ class NvdiffrastRasterizer(Rasterizer):
 
     Args:
         near: metres.
+        chunk: images drawn at a time, see :class:`Rasterizer`.
         antialias: take the package's antialiasing for the visibility instead. It changes the image
             wherever a gradient is asked for: pixels at silhouettes are blends of both sides, the
             mask has values between 0 and 1. Its gradients are too small for hands of fewer than
             some 500 pixels, whose faces are about as small as a pixel.
     """
 
-    def __init__(self, near: float = 0.01, antialias: bool = False) -> None:
-        super().__init__(near)
+    def __init__(
+        self, near: float = 0.01, chunk: int | None = None, antialias: bool = False
+    ) -> None:
+        super().__init__(near, chunk)
         self.antialias = antialias
         self.kernels = WarpRasterizer(near)
         _package()

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from handrec.geometry.camera import resize_camera
 from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
-from handrec.render.base import Attribute, Rasterizer, Surface
+from handrec.render.base import Attribute, Rasterizer, Surface, each_face
 from handrec.render.lights import (
     AnyLight,
     Harmonics,
@@ -194,14 +194,14 @@ def _normals(
     vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], smooth: bool
 ) -> dict[str, Attribute]:
     """Return the normals, and which side of each face is seen: 1 outside, -1 inside."""
-    each_face = torch.arange(len(faces), device=faces.device)[:, None].expand(-1, 3)
+    rows = each_face(len(faces), faces.device)
     with torch.no_grad():
         outward = (face_normals(vertices, faces) * vertices[:, faces[:, 0]]).sum(-1, keepdim=True)
-        side = Attribute(torch.where(outward > 0, -1.0, 1.0), each_face)
+        side = Attribute(torch.where(outward > 0, -1.0, 1.0), rows)
     if smooth:
         return {"normal": Attribute(vertex_normals(vertices, faces)), "side": side}
     flat = F.normalize(face_normals(vertices, faces), dim=-1, eps=1e-20)
-    return {"normal": Attribute(flat, each_face), "side": side}
+    return {"normal": Attribute(flat, rows), "side": side}
 
 
 __all__ = [
