@@ -25,8 +25,8 @@ from tests.render.opengl import Lit, OpenGL, create_context, unlike
 from torch import Tensor
 
 from handrec.cli.results import table
-from handrec.data.drawing import scene_camera, skin_colours
-from handrec.data.scenes import Scenes, sample_scenes
+from handrec.data.appearance.plain import Plain, skin_colours
+from handrec.data.scenes import Scenes, sample_scenes, scene_camera
 from handrec.geometry.camera import project
 from handrec.geometry.mesh import vertex_normals
 from handrec.hand.openhand import OpenHand
@@ -56,12 +56,13 @@ class Hands:
     def __init__(self, scenes: Scenes) -> None:
         hand = OpenHand()
         self.faces = hand.faces
+        look = Plain().sample(len(scenes.pose), torch.Generator().manual_seed(0))
         self.vertices = hand.decode(scenes.pose, scenes.betas, scenes.translation).vertices
         self.camera = scene_camera(scenes, SIZE)
         pixels = project(self.vertices, self.camera.intrinsics)
         self.screen = torch.cat([pixels, self.vertices[..., 2:]], dim=-1)
-        self.colours = skin_colours(scenes, hand)
-        self.light = Light(scenes.ambient, scenes.directional, scenes.light_direction)
+        self.colours = skin_colours(look, hand)
+        self.light = Light(look["ambient"], look["directional"], look["light_direction"])
 
     def cover(self, rasterizer: Rasterizer) -> Tensor:
         """Return the face seen at each pixel."""

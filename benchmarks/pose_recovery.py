@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handrec.cli.results import table
-from handrec.data.drawing import scene_camera, skin_colours
-from handrec.data.scenes import Scenes, sample_scenes
+from handrec.data.appearance.plain import Plain, skin_colours
+from handrec.data.scenes import Scenes, sample_scenes, scene_camera
 from handrec.geometry.rotations import axis_angle_to_matrix
 from handrec.hand.openhand import OpenHand
 from handrec.records import write_record
@@ -81,8 +81,9 @@ class Problem:
         self.hand = OpenHand()
         self.scenes = scenes
         self.camera = scene_camera(scenes, SIZE)
-        self.light = Light(scenes.ambient, scenes.directional, scenes.light_direction)
-        self.colours = skin_colours(scenes, self.hand)
+        look = Plain().sample(len(scenes.pose), torch.Generator().manual_seed(0))
+        self.light = Light(look["ambient"], look["directional"], look["light_direction"])
+        self.colours = skin_colours(look, self.hand)
         self.components = self.hand.components_from_pose(scenes.pose)
         count = len(scenes.pose)
         nothing = Offsets(*(torch.zeros(count, n) for n in PARTS))

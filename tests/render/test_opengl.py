@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from handrec.data.drawing import scene_camera, skin_colours
-from handrec.data.scenes import sample_scenes
+from handrec.data.appearance.plain import Plain, skin_colours
+from handrec.data.scenes import sample_scenes, scene_camera
 from handrec.geometry.camera import project
 from handrec.geometry.mesh import vertex_normals
 from handrec.hand.openhand import OpenHand
@@ -79,8 +79,9 @@ def test_half_a_pixel_would_be_noticed(opengl, hand, screen, shift):
 
 
 def test_lit_pictures_are_those_of_opengl(rasterizer, opengl, hand, scenes, posed, screen):
-    colours, normals = skin_colours(scenes, hand), vertex_normals(posed, hand.faces)
-    light = Light(scenes.ambient, scenes.directional, scenes.light_direction)
+    look = Plain().sample(len(scenes.pose), torch.Generator().manual_seed(0))
+    colours, normals = skin_colours(look, hand), vertex_normals(posed, hand.faces)
+    light = Light(look["ambient"], look["directional"], look["light_direction"])
     camera = scene_camera(scenes, SIZE[0])
     drawn = render_lit(rasterizer, posed, hand.faces, light, camera, colours=colours)
     for i in range(4):

@@ -17,7 +17,7 @@ from handrec.types import HandBatch, HandPrediction
 class Method(pl.LightningModule, ABC):
     """Anything that trains on batches of hands, pre-training included."""
 
-    def on_train_batch_start(self, batch: HandBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step by its number: a resumed training drops, masks and cuts as it would have.
 
         Processes differ; the CPU's and the device's generators are seeded alike.

@@ -154,8 +154,9 @@ class ProceduralScenes(Backgrounds):
         for number, kind in enumerate(self.kinds):
             # A generator of its own: changing a kind leaves the others as they are.
             draw = Uniform(torch.Generator().manual_seed(1000 * self.seed + number))
-            for part in torch.arange(share + (number < more)).split(_CHUNK):
-                picture = kind(draw, len(part), _SIDE)
+            wanted = share + (number < more)
+            for count in [_CHUNK] * (wanted // _CHUNK) + [wanted % _CHUNK] * (wanted % _CHUNK > 0):
+                picture = kind(draw, count, _SIDE)
                 pictures.append((picture * 255).round().to(torch.uint8))
         return torch.cat(pictures)
 
