@@ -374,9 +374,9 @@ class HandMIMPretrain(Method):
 
     @staticmethod
     def features(backbone: Backbone, batch: HandBatch) -> Float[Tensor, "b c"]:
-        """Return the frozen features that the probe sees: class token and pooled patches."""
+        """Return the frozen features that the probe sees: every token."""
         features = backbone.encode(batch.image)
-        return torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1).float()
+        return torch.cat([features.pooled, features.grid.flatten(1)], dim=1).float()
 
     def on_validation_epoch_end(self) -> None:
         """Log the error of the probe, per cent of the crop's side."""

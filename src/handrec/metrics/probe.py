@@ -6,7 +6,8 @@ from torch import Tensor
 
 from handrec.types import HandBatch
 
-_RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+#: Of the kernel, whose mean diagonal is 1.
+_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
 class KeypointProbe:
@@ -47,14 +48,15 @@ def keypoint_error(features: Float[Tensor, "n c"], targets: Float[Tensor, "n d"]
     mean, std = features[fitting].mean(0), features[fitting].std(0).clamp(min=1e-6)
     x = (features - mean) / std
     offset = targets[fitting].mean(0)
-    gram = x[fitting].T @ x[fitting] / int(fitting.sum())
-    moment = x[fitting].T @ (targets[fitting] - offset) / int(fitting.sum())
-    eye = torch.eye(len(gram), dtype=gram.dtype)
+    # In the span of the samples: there may be many more features.
+    kernel = x @ x[fitting].T / features.shape[1]
+    values, vectors = torch.linalg.eigh(kernel[fitting])
+    moment = vectors.T @ (targets[fitting] - offset)
 
     def error(ridge: float, rows: Tensor) -> float:
-        fitted = x[rows] @ torch.linalg.solve(gram + ridge * eye, moment) + offset
-        distance = (fitted - targets[rows]).unflatten(1, (-1, 2)).norm(dim=-1)
-        return 100 * float(distance.mean())
+        weights = vectors @ (moment / (values.clamp(min=0) + ridge)[:, None])
+        distance = (kernel[rows] @ weights + offset - targets[rows]).unflatten(1, (-1, 2))
+        return 100 * float(distance.norm(dim=-1).mean())
 
     best = min(_RIDGES, key=lambda ridge: error(ridge, choosing))
     return error(best, measuring)
