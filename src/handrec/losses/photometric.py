@@ -18,9 +18,7 @@ _EPS = 1e-6
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 
 
-def texture_confidence(
-    confidence: Float[Tensor, "b 21"], gate: float = 0.1
-) -> Float[Tensor, " b"]:
+def texture_confidence(confidence: Float[Tensor, "b 21"], gate: float = 0.1) -> Float[Tensor, " b"]:
     """Return ``k_b = mean_j c_bj * [min_j c_bj >= gate]``.
 
     Args:

@@ -43,9 +43,7 @@ class Clips(NamedTuple):
         return (rows > self.first) & (rows < self.last)
 
 
-def find_clips(
-    sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"], max_gap: int = 4
-) -> Clips:
+def find_clips(sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"], max_gap: int = 4) -> Clips:
     """Return the clips of a batch.
 
     Args:
