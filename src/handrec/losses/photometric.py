@@ -73,7 +73,10 @@ def ssim_map(
     covariance = product - mean_a * mean_b
     variances = square_a - mean_a.square() + square_b - mean_b.square()
     similar = (2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)
-    return similar / ((mean_a.square() + mean_b.square() + _SSIM_C1) * (variances + _SSIM_C2))
+    ssim: Tensor = similar / (
+        (mean_a.square() + mean_b.square() + _SSIM_C1) * (variances + _SSIM_C2)
+    )
+    return ssim
 
 
 def _blur(images: Float[Tensor, "n b c h w"]) -> Float[Tensor, "n b c h w"]:

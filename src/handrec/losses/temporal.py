@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from handrec.geometry.rotations import matrix_to_quaternion
 from handrec.losses.precision import full_precision
@@ -83,7 +84,7 @@ def slerp(
         torch.where(close, share, (share * angle).sin() / angle.sin()) for share in (1 - time, time)
     ]
     mixed = weights[0][..., None] * start + weights[1][..., None] * end
-    return mixed / mixed.norm(dim=-1, keepdim=True)
+    return F.normalize(mixed, dim=-1)
 
 
 @full_precision
