@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -144,16 +145,16 @@ def _head(inputs: int, outputs: int, *middle: int) -> nn.Sequential:
     """Return layers of 128 with a ReLU, those of ``middle`` without, and the output's."""
     layers: list[nn.Module] = [nn.Linear(inputs, 128), nn.ReLU()]
     sizes = (128, *middle, outputs)
-    layers += [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers += [nn.Linear(a, b) for a, b in pairwise(sizes)]
     return nn.Sequential(*layers)
 
 
 def _small(head: nn.Sequential, start: tuple[float, ...]) -> nn.Sequential:
     """Make a head start at a value: weights N(0, 1e-3), biases 0, the last one's the value."""
-    for layer in head:
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=1e-3)
-            nn.init.zeros_(layer.bias)
+    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+    for layer in linear:
+        nn.init.normal_(layer.weight, std=1e-3)
+        nn.init.zeros_(layer.bias)
     with torch.no_grad():
-        head[-1].bias.copy_(torch.tensor(start))
+        linear[-1].bias.copy_(torch.tensor(start))
     return head
