@@ -122,7 +122,8 @@ class S2HAND(HandMethod):
             for FreiHAND, 0 for HO-3D.
         edges: whether outlines of the rendered hand pull on it, not only its shading.
         lr: peak learning rate.
-        schedule: ``steps`` (halved after each sixth of the training, as published) or ``cosine``.
+        halvings: of the rate, evenly over the training: 5 as published for training end to end; 0
+            takes a warm-up and a cosine instead, ours.
         shape_checkpoint: of a run of ``s2hand_shape``: backbone and regressor start from it.
         keypoints_checkpoint: of a run of ``s2hand_keypoints``: the 2D branch starts from it.
     """
@@ -142,7 +143,7 @@ class S2HAND(HandMethod):
         texture_gate: float = 0.1,
         edges: bool = True,
         lr: float = 1e-3,
-        schedule: Literal["steps", "cosine"] = "steps",
+        halvings: int = 5,
         shape_checkpoint: str | None = None,
         keypoints_checkpoint: str | None = None,
     ) -> None:
@@ -160,17 +161,17 @@ class S2HAND(HandMethod):
         self.register_buffer("axis_angle_limits", table, persistent=False)
         self.axis_angle_limits: Tensor
         self.surface = Laplacian(hand.template, hand.faces)
-        self.lr, self.schedule = lr, schedule
-        self.starts = {
-            shape_checkpoint: ("backbone.", "regressor."),
-            keypoints_checkpoint: ("keypoints.",),
-        }
+        self.lr, self.halvings = lr, halvings
+        self.starts = [
+            (shape_checkpoint, ("backbone.", "regressor.")),
+            (keypoints_checkpoint, ("keypoints.",)),
+        ]
 
     def setup(self, stage: str) -> None:
         """Start from other runs' checkpoints; a resumed training then reads its own over them."""
         super().setup(stage)
         if stage == "fit":
-            for path, prefixes in self.starts.items():
+            for path, prefixes in self.starts:
                 if path is not None:
                     load_parts(self, path, prefixes)
 
@@ -281,8 +282,8 @@ class S2HAND(HandMethod):
         return float(self.global_step / max(1, int(self.trainer.estimated_stepping_batches)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, its rate halved five times (published), or warm-up and cosine."""
-        return adam(self, self.lr, self.schedule)
+        """Adam, its rate halved in steps (published), or warm-up and cosine."""
+        return adam(self, self.lr, self.halvings)
 
 
 class S2HANDKeypoints(Method):
@@ -292,7 +293,7 @@ class S2HANDKeypoints(Method):
         keypoints: the 2D branch.
         weights: of which ``heatmaps`` counts.
         lr: peak learning rate.
-        schedule: see :class:`S2HAND`.
+        halvings: see :class:`S2HAND`.
     """
 
     def __init__(
@@ -300,12 +301,12 @@ class S2HANDKeypoints(Method):
         keypoints: Hourglass,
         weights: S2HANDWeights = S2HANDWeights(),
         lr: float = 1e-3,
-        schedule: Literal["steps", "cosine"] = "steps",
+        halvings: int = 5,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.keypoints, self.weights = keypoints, weights
-        self.lr, self.schedule = lr, schedule
+        self.lr, self.halvings = lr, halvings
 
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -331,7 +332,7 @@ class S2HANDKeypoints(Method):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """See :meth:`S2HAND.configure_optimizers`."""
-        return adam(self, self.lr, self.schedule)
+        return adam(self, self.lr, self.halvings)
 
 
 def load_parts(method: pl.LightningModule, path: str, prefixes: tuple[str, ...]) -> None:
@@ -351,14 +352,14 @@ def load_parts(method: pl.LightningModule, path: str, prefixes: tuple[str, ...])
     method.load_state_dict(found, strict=False)
 
 
-def adam(method: pl.LightningModule, lr: float, schedule: str) -> OptimizerLRScheduler:
-    """Return Adam without decay, and its schedule by step."""
+def adam(method: pl.LightningModule, lr: float, halvings: int) -> OptimizerLRScheduler:
+    """Return Adam without decay, and its schedule by step: see ``halvings`` of S2HAND."""
     optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
     steps = int(method.trainer.estimated_stepping_batches)
     chosen: Any
-    if schedule == "cosine":
+    if not halvings:
         chosen = warmup_cosine(optimizer, steps, warmup=0.05, floor=0.01)
     else:
-        halvings = sorted({max(1, round(steps * i / 6)) for i in range(1, 6)})
-        chosen = torch.optim.lr_scheduler.MultiStepLR(optimizer, halvings, gamma=0.5)
+        places = [max(1, round(steps * i / (halvings + 1))) for i in range(1, halvings + 1)]
+        chosen = torch.optim.lr_scheduler.MultiStepLR(optimizer, places, gamma=0.5)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": chosen, "interval": "step"}}

@@ -10,26 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """A pre-activated bottleneck; it is added to its (projected) input."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
         middle = outputs // 2
         sizes = ((inputs, middle, 1), (middle, middle, 3), (middle, outputs, 1))
         layers: list[nn.Module] = []
         for before, after, kernel in sizes:
             convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2)
             layers += [nn.BatchNorm2d(before), nn.ReLU(), convolution]
-        super().__init__(*layers)
+        self.convolutions = nn.Sequential(*layers)
         self.short = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus what the bottleneck says."""
-        convolved = x
-        for layer in self[:-1]:
-            convolved = layer(convolved)
         short: Tensor = self.short(x)
-        return short + convolved
+        return short + self.convolutions(x)
 
 
 class Level(nn.Module):
