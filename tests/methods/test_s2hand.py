@@ -151,7 +151,7 @@ def test_photometric_terms_come_in_slowly(hand, batch):
     assert not pictures & values[0.1].keys()
     for name in pictures:
         assert values[0.4][name].item() == pytest.approx(values[0.8][name].item() / 2, rel=1e-4)
-    assert [Ramp(0, 0).at(0), Ramp(0.5, 0.5).at(0.4), Ramp(0.5, 0.5).at(0.5)] == [1, 0, 1]
+    assert [Ramp(0.0, 0.0).at(0.0), Ramp(0.5, 0.5).at(0.4), Ramp(0.5, 0.5).at(0.5)] == [1, 0, 1]
     with pytest.raises(UserError, match="a ramp needs"):
         Ramp(0.5, 0.1)
 
@@ -186,7 +186,7 @@ def train(method, batch, steps, lr=2e-3):
 
 
 def test_overfits_the_keypoints_of_a_batch(hand, batch):
-    method = method_of(hand, appearance=None, weights=S2HANDWeights(keypoints=0.02))
+    method = method_of(hand, appearance=None, weights=S2HANDWeights(keypoints=0.02, limits=2.0))
     before = method.terms(method.see(batch), batch)
     train(method, batch, 120)
     after = method.terms(method.see(batch), batch)
@@ -266,7 +266,7 @@ def test_clip_losses_do_not_see_single_pictures(hand, batch):
 
 
 def test_clip_losses_make_a_clip_consistent(hand, batch):
-    method = method_of(hand, S2HANDVideo, weights=S2HANDVideoWeights(motion=10, same_shape=1))
+    method = method_of(hand, S2HANDVideo, weights=S2HANDVideoWeights(motion=10.0, same_shape=1.0))
     before = method.clip_terms(method.see(batch), batch)
     train(method, batch, 40)
     after = method.clip_terms(method.see(batch), batch)

@@ -83,9 +83,11 @@ class Ramp:
 
     def at(self, progress: float) -> float:
         """Return the factor, 0 to 1, at a share of the training."""
-        if progress < self.start:
+        if progress >= self.end:
+            return 1.0
+        if progress <= self.start:
             return 0.0
-        return min(1.0, (progress - self.start) / max(self.end - self.start, 1e-9))
+        return (progress - self.start) / (self.end - self.start)
 
 
 class Seen(NamedTuple):
