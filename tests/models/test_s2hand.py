@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.standins import standin_mano
 
 from handrec.errors import UserError
 from handrec.geometry.camera import project
@@ -17,7 +18,6 @@ from handrec.models.s2hand_appearance import MEAN_COLOUR, AppearanceHead, draw_h
 from handrec.render.lights import Harmonics, Light
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import Camera
-from tests.standins import standin_mano
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,18 @@ def camera(count=4):
     return Camera(intrinsics.expand(count, 3, 3), (64, 64))
 
 
+def features(backbone, size=1.0, count=4):
+    pooled = size * torch.randn(count, backbone.channels)
+    return Features(torch.randn(count, backbone.channels, 4, 4), pooled)
+
+
 @pytest.mark.parametrize("pose", ["components", "sixd"])
 @pytest.mark.parametrize("rotation", ["axis_angle", "sixd"])
 @pytest.mark.parametrize("view", ["perspective", "weak"])
 def test_the_hand_is_scaled_about_the_decoded_one(hand, backbone, pose, rotation, view):
     torch.manual_seed(0)
     regressor = S2HandRegressor(backbone, hand, pose=pose, rotation=rotation, camera=view)
-    found, scale = regressor.regress(3 * torch.randn(4, backbone.channels), camera())
+    found, scale = regressor.regress(features(backbone, 3.0), camera())
     decoded = hand.decode(found.pose, found.betas, torch.zeros(4, 3))
     expected = scale[:, None, None] * decoded.vertices + found.translation[:, None]
     torch.testing.assert_close(found.vertices, expected)
@@ -54,22 +59,39 @@ def test_the_hand_is_scaled_about_the_decoded_one(hand, backbone, pose, rotation
 def test_starts(hand, backbone):
     torch.manual_seed(0)
     base = (0.3, -0.2, 0.5)
-    pooled = torch.randn(4, backbone.channels)
+    seen = features(backbone)
     regressor = S2HandRegressor(backbone, hand, base_rotation=base)
-    near = regressor.regress(pooled, camera()).hand
+    near = regressor.regress(seen, camera()).hand
     torch.testing.assert_close(
         near.translation, torch.tensor([0, 0, 0.65]).expand(4, 3), atol=0.01, rtol=0
     )
     angle = (near.pose[:, 0] @ axis_angle_to_matrix(torch.tensor(base)).T).diagonal(0, 1, 2).sum(1)
     assert ((angle - 1) / 2).clamp(max=1).acos().max() < 0.6
-    weak = S2HandRegressor(backbone, hand, camera="weak").regress(pooled, camera()).hand
+    weak = S2HandRegressor(backbone, hand, camera="weak").regress(seen, camera()).hand
     width = weak.keypoints_2d.amax(1) - weak.keypoints_2d.amin(1)
     assert 20 < width.amax() < 64
 
 
 def test_mean_shape_has_no_gradient(hand, backbone):
     regressor = S2HandRegressor(backbone, hand, mean_shape=True)
-    assert not regressor.regress(torch.randn(2, backbone.channels), camera(2)).hand.betas.any()
+    assert not regressor.regress(features(backbone, count=2), camera(2)).hand.betas.any()
+
+
+def test_the_regressor_reads_cells_and_lifts_keypoints(hand, backbone):
+    torch.manual_seed(0)
+    regressor = S2HandRegressor(backbone, hand, cells=2, lift=True).eval()
+    seen, found = features(backbone), (64 * torch.rand(4, 21, 2)).requires_grad_()
+    before = regressor.regress(seen, camera(), found).hand
+    before.vertices.sum().backward()
+    assert found.grad is None  # the 3D branch does not teach the 2D branch through it
+    turned = seen._replace(grid=seen.grid.flip(3))
+    for other in (
+        regressor.regress(turned, camera(), found),
+        regressor.regress(seen, camera(), found.flip(1)),
+    ):
+        assert not torch.allclose(other.hand.pose, before.pose, atol=1e-4)
+    with pytest.raises(UserError, match="there is no 2D branch"):
+        regressor.regress(seen, camera())
 
 
 def test_components_are_those_of_the_model(hand):
@@ -141,12 +163,12 @@ def test_edges_decide_whether_outlines_pull(hand, edges):
 def test_fine_maps_of_a_convolutional_network():
     backbone = TimmBackbone("resnet18", 64, fine_levels=3).eval()
     image = torch.rand(2, 3, 64, 64)
-    features = backbone.encode(image)
-    assert [tuple(m.shape[1:]) for m in features.fine] == [(256, 4, 4), (128, 8, 8), (64, 16, 16)]
+    encoded = backbone.encode(image)
+    assert [tuple(m.shape[1:]) for m in encoded.fine] == [(256, 4, 4), (128, 8, 8), (64, 16, 16)]
     assert backbone.fine_channels == (256, 128, 64)
     plain = TimmBackbone("resnet18", 64).eval()
     plain.load_state_dict(backbone.state_dict())
-    torch.testing.assert_close(plain.encode(image).grid, features.grid)
+    torch.testing.assert_close(plain.encode(image).grid, encoded.grid)
     with pytest.raises(UserError, match="fine_levels is for convolutional"):
         TimmBackbone("vit_tiny_patch16_224", 64, fine_levels=2)
     with pytest.raises(UserError, match="reduced by"):

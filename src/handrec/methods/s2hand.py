@@ -180,16 +180,18 @@ class S2HAND(HandMethod):
     def see(self, batch: HandBatch) -> Seen:
         """Return what every branch says of the images."""
         features = self.backbone.encode(batch.image)
-        return Seen(
-            self.regressor.regress(features.pooled, batch.camera),
-            self.keypoints.find(batch.image) if self.keypoints else None,
-            self.appearance.look(features) if self.appearance else None,
-        )
+        found = self.keypoints.find(batch.image) if self.keypoints else None
+        last = None if found is None else found[-1]
+        estimate = self.regressor.regress(features, batch.camera, last)
+        return Seen(estimate, found, self.appearance.look(features) if self.appearance else None)
 
     def reconstruct(self, batch: HandBatch) -> HandPrediction:
         """Return the 3D branch's hands, with texture and light."""
         features = self.backbone.encode(batch.image)
-        hand = self.regressor.regress(features.pooled, batch.camera).hand
+        found = None
+        if self.keypoints is not None and self.regressor.lift:
+            found = self.keypoints.find(batch.image)[-1]
+        hand = self.regressor.regress(features, batch.camera, found).hand
         if self.appearance is None:
             return hand
         look = self.appearance.look(features)

@@ -27,7 +27,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus what the bottleneck says."""
         short: Tensor = self.short(x)
-        return short + self.convolutions(x)
+        added: Tensor = short + self.convolutions(x)
+        return added
 
 
 class Level(nn.Module):

@@ -19,7 +19,7 @@ from handrec.geometry.rotations import (
 from handrec.hand.base import HandModel
 from handrec.hand.mano import Mano
 from handrec.hand.openhand import OpenHand
-from handrec.models.base import Backbone
+from handrec.models.base import Backbone, Features
 from handrec.types import Camera, HandPrediction
 
 #: Where the regressors start: 0.65 m before the camera, or a hand that fills most of the crop.
@@ -57,6 +57,10 @@ class S2HandRegressor(nn.Module):
             published turns a hand from MANO's rest frame towards an OpenCV camera.
         mean_shape: keep the shape at zero, as the published configurations do.
         widths: of the trunk.
+        cells: read the grid too, averaged down to so many cells along each side; 0, as published,
+            reads the pooled features only. Ours: what is where is known without learning it.
+        lift: read the 2D branch's keypoints too (no gradient goes back to them). Ours: small
+            networks learn a lifting in minutes.
     """
 
     def __init__(
@@ -70,14 +74,18 @@ class S2HandRegressor(nn.Module):
         base_rotation: tuple[float, float, float] = (math.pi, 0.0, 0.0),
         mean_shape: bool = False,
         widths: tuple[int, int] = (1024, 512),
+        cells: int = 0,
+        lift: bool = False,
     ) -> None:
         super().__init__()
         if pose == "components" and not isinstance(hand, OpenHand | Mano):
             raise UserError(f"{type(hand).__name__} has no pose components: take pose: sixd")
         self.hand, self.camera, self.mean_shape = hand, camera, mean_shape
         self.sixd_pose, self.sixd_rotation = pose == "sixd", rotation == "sixd"
+        self.cells, self.lift = cells, lift
+        inputs = backbone.channels * (1 + cells**2) + (2 * 42 if lift else 0)
         layers: list[nn.Module] = []
-        for before, after in zip((backbone.channels, widths[0]), widths, strict=True):
+        for before, after in pairwise((inputs, *widths)):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.pose = _head(widths[1], 15 * 6 if self.sixd_pose else components)
@@ -89,14 +97,27 @@ class S2HandRegressor(nn.Module):
         self.register_buffer("base_rotation", base, persistent=False)
         self.base_rotation: Tensor
 
-    def regress(self, pooled: Float[Tensor, "b c"], camera: Camera) -> S2HandEstimate:
+    def regress(
+        self,
+        features: Features,
+        camera: Camera,
+        found: Float[Tensor, "b 21 2"] | None = None,
+    ) -> S2HandEstimate:
         """Return the hands that the features show, in float32.
 
         Args:
-            pooled: features.
+            features: of the crops.
             camera: of the crops.
+            found: the 2D branch's keypoints, crop pixels; not read unless ``lift`` is set.
         """
-        seen = self.trunk(pooled)
+        known = [features.pooled]
+        if self.cells:
+            known.append(nn.functional.adaptive_avg_pool2d(features.grid, self.cells).flatten(1))
+        if self.lift:
+            if found is None:
+                raise UserError("lift: the regressor reads keypoints, and there is no 2D branch")
+            known.append(_describe(found.detach(), camera.image_size))
+        seen = self.trunk(torch.cat(known, dim=1))
         pose = self._pose(self.pose(seen).float(), self.rotation(seen).float())
         betas = self.shape(seen).float() * (0.0 if self.mean_shape else 1.0)
         translation = self.translation(seen).float()
@@ -139,6 +160,14 @@ def pose_from_components(
     with torch.autocast(coefficients.device.type, enabled=False):
         offsets = coefficients @ hand.pose_components[: coefficients.shape[1]]
     return hand.absolute_pose(nn.functional.pad(offsets, (3, 0)))
+
+
+def _describe(found: Float[Tensor, "b 21 2"], size: tuple[int, int]) -> Float[Tensor, "b 84"]:
+    """Return keypoints in the crop, and relative to the wrist in lengths of the hand."""
+    placed = 2 * found / max(size) - 1
+    shape = placed - placed[:, :1]
+    spread = shape.square().sum(-1).mean(1).clamp(min=1e-6).sqrt()
+    return torch.cat([placed, shape / spread[:, None, None]], dim=1).flatten(1)
 
 
 def _head(inputs: int, outputs: int, *middle: int) -> nn.Sequential:
