@@ -71,6 +71,8 @@ class TimmBackbone(Backbone):
         drop_path: stochastic depth rate.
         stem: of a ViT: ``patch`` as published, or ``conv``, see :class:`ConvStem`.
         options: further arguments of the timm model (``depth``, ``embed_dim``, ...).
+        fine_levels: of a convolutional network: how many of the maps on its way, of 2, 4, ...
+            times the last one's resolution, to offer as ``fine``.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class TimmBackbone(Backbone):
         drop_path: float = 0.0,
         stem: Literal["patch", "conv"] = "patch",
         options: dict[str, Any] | None = None,
+        fine_levels: int = 0,
     ) -> None:
         super().__init__()
         arguments = {"drop_path_rate": drop_path, **(options or {})}
@@ -98,6 +101,9 @@ class TimmBackbone(Backbone):
         self.channels = int(self.model.num_features)
         if stem == "conv":
             self.fine_channels = tuple(self.model.patch_embed.widths[-2::-1])
+        self.fine_levels = fine_levels
+        if fine_levels:
+            self.fine_channels = fine_channels(self.model, fine_levels)
         # timm's default_cfg is the untrained default; pretrained_cfg the one of the tag's weights.
         config = self.model.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), False)
@@ -109,7 +115,11 @@ class TimmBackbone(Backbone):
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return the features of RGB images in [0, 1]."""
-        return self.as_features(self.model.forward_features((image - self.mean) / self.std), image)
+        normalised = (image - self.mean) / self.std
+        if not self.fine_levels:
+            return self.as_features(self.model.forward_features(normalised), image)
+        grid, maps = self.model.forward_intermediates(normalised)
+        return Features(grid, grid.mean((2, 3)), tuple(maps[-2 : -2 - self.fine_levels : -1]))
 
     def as_features(self, features: Tensor, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return what the model made of an image, a map or tokens, as features."""
@@ -120,6 +130,19 @@ class TimmBackbone(Backbone):
         grid = features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
         fine = self.model.patch_embed.take_fine() if self.fine_channels else ()
         return Features(grid, features[:, 0] if prefix else features.mean(1), fine)
+
+
+def fine_channels(model: Any, levels: int) -> tuple[int, ...]:
+    """Return the channels of a convolutional network's maps, coarse to fine, the last left out."""
+    if isinstance(model, VisionTransformer) or not hasattr(model, "forward_intermediates"):
+        raise UserError("fine_levels is for convolutional networks; a ViT has `stem: conv`")
+    stages = sorted(model.feature_info, key=lambda stage: stage["reduction"])
+    reductions = [stage["reduction"] for stage in stages]
+    if levels >= len(stages) or reductions[-levels - 1 :] != [
+        reductions[-1] >> i for i in range(levels, -1, -1)
+    ]:
+        raise UserError(f"fine_levels {levels}: its maps are reduced by {reductions}")
+    return tuple(stage["num_chs"] for stage in stages[-2 : -2 - levels : -1])
 
 
 def is_vit(name: str) -> bool:

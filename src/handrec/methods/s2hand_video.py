@@ -1,0 +1,90 @@
+"""S2HAND(V): S2HAND that also learns from how hands move, look and stay the same in videos.
+
+Z. Tu et al., "Consistent 3D Hand Reconstruction in Video via Self-Supervised Learning", TPAMI 2023.
+The network is S2HAND's, frame by frame; only the training differs. The formulas of the added losses
+are ours (docs/methods/s2hand.md).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handrec.losses import photometric, s2hand, temporal
+from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
+from handrec.types import HandBatch
+
+#: A difference in the hand's scale that counts as much as a standard deviation of a coefficient.
+_SCALE_UNIT = 0.05
+
+
+@dataclass(frozen=True)
+class S2HANDVideoWeights(S2HANDWeights):
+    """Weights of S2HAND's losses and of those on clips; the latter's defaults are our choice.
+
+    Attributes:
+        motion: squared sine of half the angle between a joint's rotation and the expected one.
+        same_shape: spread of shape coefficients and scale over a clip.
+        same_texture: spread of the colours without light over a clip.
+    """
+
+    motion: float = 0.1
+    same_shape: float = 0.01
+    same_texture: float = 0.005
+
+
+class S2HANDVideo(S2HAND):
+    """S2HAND with losses on clips beside those on each frame.
+
+    Rows of a batch that follow each other with one ``sequence`` and rising ``frame`` are a clip.
+    Single pictures in the same batch have the single-frame losses only.
+
+    Args:
+        weights: of the losses.
+        include_global: whether the motion loss holds for the whole hand's rotation too, not only
+            for the fingers'.
+        max_gap: frames of a video that lie farther apart are of two clips.
+        checkpoint: of a run of ``s2hand``: all branches start from it.
+        options: see :class:`~handrec.methods.s2hand.S2HAND`.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: S2HANDVideoWeights = S2HANDVideoWeights(),
+        include_global: bool = False,
+        max_gap: int = 4,
+        checkpoint: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(weights=weights, **options)
+        self.include_global, self.max_gap = include_global, max_gap
+        branches = ("backbone.", "regressor.", "appearance.", "keypoints.")
+        own = [name for name in branches if getattr(self, name[:-1]) is not None]
+        self.starts.insert(0, (checkpoint, tuple(own)))
+
+    def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
+        """Return the losses that have a weight, by name."""
+        clips = {
+            name: term
+            for name, term in self.clip_terms(seen, batch).items()
+            if getattr(self.weights, name) != 0
+        }
+        return super().terms(seen, batch) | clips
+
+    def clip_terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
+        """Return the losses on clips."""
+        clips = temporal.find_clips(batch.sequence, batch.frame, self.max_gap)
+        hand, scale = seen.estimate
+        confident = s2hand.confident(batch.confidence)
+        rotations = hand.pose if self.include_global else hand.pose[:, 1:]
+        shape = torch.cat([hand.betas, scale[:, None] / _SCALE_UNIT], dim=1)
+        terms = {
+            "motion": temporal.motion_loss(rotations, clips, confident),
+            "same_shape": temporal.spread_loss(shape, clips, confident),
+        }
+        if seen.appearance is not None:
+            k = photometric.texture_confidence(batch.confidence, self.texture_gate)
+            terms["same_texture"] = temporal.spread_loss(seen.appearance.texture, clips, k)
+        return terms

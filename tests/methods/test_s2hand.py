@@ -1,0 +1,285 @@
+"""S2HAND and S2HAND(V) on small batches: what they learn from, and what they do not look at."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch.optim import Adam
+
+from handrec.data.clips import Clip
+from handrec.data.synthetic import SyntheticHands
+from handrec.errors import UserError
+from handrec.hand.openhand import OpenHand
+from handrec.methods.s2hand import S2HAND, Ramp, S2HANDKeypoints, S2HANDWeights, load_parts
+from handrec.methods.s2hand_video import S2HANDVideo, S2HANDVideoWeights
+from handrec.models.backbones import TimmBackbone
+from handrec.models.hourglass import Hourglass
+from handrec.models.s2hand import S2HandRegressor
+from handrec.models.s2hand_appearance import AppearanceHead, draw_hand
+from handrec.render.lights import Light
+from handrec.render.warp_backend import WarpRasterizer
+from handrec.types import HandPrediction
+
+SIZE = 32
+NOW = Ramp(0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def hand():
+    return OpenHand()
+
+
+@pytest.fixture(scope="module")
+def data(hand, tmp_path_factory):
+    data = SyntheticHands(
+        hand, WarpRasterizer(), image_size=SIZE, batch_size=8, train_size=60, val_size=1,
+        test_size=1, video_frames=12, clip=Clip(length=4, stride=2, share=0.5), detector="noisy",
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    """Four single pictures, then a clip of four frames."""
+    torch.manual_seed(0)
+    return data.label(next(iter(data.train_dataloader())))
+
+
+def method_of(hand, kind=S2HAND, **arguments):
+    torch.manual_seed(0)
+    options = {"depth": 1, "embed_dim": 48, "num_heads": 2, "patch_size": 8}
+    backbone = TimmBackbone("vit_tiny_patch16_224", SIZE, stem="conv", options=options)
+    regressor = partial(
+        S2HandRegressor, rotation="sixd", camera="weak", widths=(128, 128),
+        base_rotation=(0.0, 0.0, 1.5707963),
+    )  # fmt: skip
+    arguments = {
+        "appearance": AppearanceHead,
+        "keypoints": Hourglass(1, 16, 2, 1, upsample=False),
+        "texture_gate": 0.0,
+        "ramp": NOW,
+    } | arguments
+    method = kind(backbone=backbone, regressor=regressor, hand=hand, rasterizer=WarpRasterizer(),
+                  **arguments)  # fmt: skip
+    method.log_losses = lambda *_: None  # there is no trainer
+    method.progress = lambda: 0.5
+    return method
+
+
+def gradients(method, batch):
+    method.zero_grad()
+    loss = method.training_step(batch, 0)
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+
+
+def without_labels(batch):
+    """Every label but the detections is NaN."""
+    nan = {
+        name: torch.full_like(getattr(batch, name), torch.nan)
+        for name in (
+            "joints_3d", "vertices", "pose", "betas", "translation", "mask", "visibility",
+            "has_joints_3d", "has_vertices", "has_pose", "has_mask", "has_visibility",
+        )
+    }  # fmt: skip
+    return batch._replace(**nan)
+
+
+@pytest.mark.parametrize("kind", [S2HAND, S2HANDVideo])
+def test_no_3d_label_enters_the_training(hand, batch, kind):
+    method = method_of(hand, kind)
+    loss, expected = gradients(method, batch)
+    method = method_of(hand, kind)
+    blind, found = gradients(method, without_labels(batch))
+    assert blind == loss
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient.isfinite().all(), name
+        # the clip's losses sum frames in a fixed order on a CPU
+        assert torch.equal(gradient, expected[name]), name
+
+
+def test_no_3d_label_enters_the_2d_branch(batch):
+    torch.manual_seed(0)
+    method = S2HANDKeypoints(Hourglass(1, 16, 2, 1))
+    method.log_losses = lambda *_: None
+    loss, found = gradients(method, without_labels(batch))
+    assert loss == gradients(method, batch)[0]
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_every_parameter_gets_a_gradient(hand, batch):
+    method = method_of(hand, S2HANDVideo)
+    _, found = gradients(method, batch)
+    idle = [n for n, p in method.named_parameters() if n not in found or not found[n].any()]
+    assert idle == []
+
+
+@pytest.mark.parametrize(("light", "texture"), [("directional", "faces"), ("harmonics", "atlas")])
+def test_every_term_is_there_and_weighted(hand, batch, light, texture):
+    look = partial(AppearanceHead, light=light, texture=texture, atlas_size=16)
+    method = method_of(hand, S2HANDVideo, appearance=look)
+    terms = method.terms(method.see(batch), batch)
+    assert terms.keys() == vars(S2HANDVideoWeights()).keys()
+    assert all(term.dtype == torch.float32 and term > 0 for term in terms.values())
+    method.weights = replace(method.weights, ssim=0.0, motion=0.0, shape=0.0)
+    assert terms.keys() - method.terms(method.see(batch), batch).keys() == {
+        "ssim", "motion", "shape",
+    }  # fmt: skip
+
+
+def test_both_tables_of_limits(hand, batch):
+    terms = []
+    for limits in ("anatomical", "mano_axis_angle"):
+        method = method_of(hand, limits=limits)
+        terms.append(method.prior_terms(method.see(batch), batch)["limits"])
+    assert terms[0] != terms[1]
+
+
+def test_photometric_terms_come_in_slowly(hand, batch):
+    method = method_of(hand, ramp=Ramp(0.2, 0.6))
+    pictures = {"pixels", "ssim", "brightness", "texture"}
+    seen = method.see(batch)
+    values = {}
+    for progress in (0.1, 0.4, 0.8):
+        method.progress = lambda p=progress: p
+        values[progress] = method.terms(seen, batch)
+    assert not pictures & values[0.1].keys()
+    for name in pictures:
+        assert values[0.4][name].item() == pytest.approx(values[0.8][name].item() / 2, rel=1e-4)
+    assert [Ramp(0.0, 0.0).at(0.0), Ramp(0.5, 0.5).at(0.4), Ramp(0.5, 0.5).at(0.5)] == [1, 0, 1]
+    with pytest.raises(UserError, match="a ramp needs"):
+        Ramp(0.5, 0.1)
+
+
+@pytest.mark.parametrize("kind", [S2HAND, S2HANDVideo])
+def test_a_batch_without_a_confident_joint_costs_nothing(hand, batch, kind):
+    method = method_of(hand, kind)
+    loss, found = gradients(method, batch._replace(confidence=0 * batch.confidence))
+    assert loss == 0
+    assert not any(gradient.any() for gradient in found.values())
+    assert method.counts(batch._replace(confidence=0 * batch.confidence))["unseen"] == 1
+
+
+def test_a_sample_without_a_confident_joint_pulls_on_nothing(hand, batch):
+    method = method_of(hand, S2HANDVideo).eval()
+    confidence = batch.confidence.clone()
+    confidence[[1, 5]] = 0
+    batch = batch._replace(confidence=confidence)
+    image = batch.image.clone().requires_grad_()
+    method.training_step(batch._replace(image=image), 0).backward()
+    pull = image.grad.flatten(1).abs().sum(1)
+    assert (pull == 0).tolist() == [i in (1, 5) for i in range(8)]
+
+
+def train(method, batch, steps, lr=2e-3):
+    optimizer = Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method.training_step(batch, 0).backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        optimizer.step()
+
+
+def test_overfits_the_keypoints_of_a_batch(hand, batch):
+    method = method_of(hand, appearance=None, weights=S2HANDWeights(keypoints=0.02, limits=2.0))
+    before = method.terms(method.see(batch), batch)
+    train(method, batch, 120)
+    after = method.terms(method.see(batch), batch)
+    for name, share in {"keypoints": 0.3, "bones": 0.4, "heatmaps": 0.7}.items():
+        assert after[name] < share * before[name], name
+    assert after["limits"] < 0.05
+
+
+def test_the_pixels_teach_the_colour_of_the_hand(hand, batch):
+    """A blue hand in a known place: texture times light becomes blue."""
+    blue = torch.tensor([0.15, 0.3, 0.75]).expand(len(batch.image), len(hand.faces), 3)
+    light = Light(
+        torch.full((8, 3), 0.6), torch.full((8, 3), 0.4), torch.tensor([[0.0, 0, -1]]).expand(8, 3)
+    )
+    drawn = draw_hand(WarpRasterizer(), hand, batch.vertices, blue, light, batch.camera)
+    weights = S2HANDWeights(texture=0.0)
+    method = method_of(hand, weights=weights)
+    photo = batch._replace(image=drawn.image, confidence=torch.ones_like(batch.confidence))
+    truth = HandPrediction(
+        batch.vertices, batch.joints_3d, batch.keypoints_2d, batch.pose, batch.betas,
+        batch.translation,
+    )  # fmt: skip
+    head = method.appearance
+    optimizer = Adam(head.parameters(), lr=0.01)
+    features = method.backbone.encode(photo.image)
+    features = features._replace(fine=tuple(m.detach() for m in features.fine))
+    for _ in range(120):
+        optimizer.zero_grad()
+        terms = method.photometric_terms(truth, head.look(features), photo)
+        sum(terms.values()).backward()
+        optimizer.step()
+    look = head.look(features)
+    found = method.render(truth._replace(texture=look.texture, light=look.light), batch.camera)
+    error = (found.image - drawn.image).abs().sum((0, 2, 3)) / drawn.mask.sum()
+    assert error.max() < 0.04, error
+
+
+def test_a_finetuning_starts_from_two_checkpoints(hand, batch, tmp_path):
+    source = method_of(hand)
+    torch.nn.init.constant_(source.regressor.scale[-1].bias, 1.23)
+    path = tmp_path / "source.ckpt"
+    torch.save({"state_dict": source.state_dict()}, path)
+    target = method_of(hand, shape_checkpoint=str(path), keypoints_checkpoint=str(path))
+    torch.nn.init.zeros_(target.appearance.light[-1].bias)
+    kept = {n: p.clone() for n, p in target.appearance.named_parameters()}
+    for start, prefixes in target.starts:
+        load_parts(target, start, prefixes)
+    for name, value in source.state_dict().items():
+        if not name.startswith("appearance."):
+            assert torch.equal(target.state_dict()[name], value), name
+    for name, value in target.appearance.named_parameters():
+        assert torch.equal(kept[name], value)
+    with pytest.raises(UserError, match="does not hold the keypoints"):
+        load_parts(method_of(hand, keypoints=Hourglass(2, 16, 2, 1)), str(path), ("keypoints.",))
+
+
+def test_a_video_run_starts_from_a_whole_checkpoint(hand, tmp_path):
+    source = method_of(hand)
+    torch.nn.init.constant_(source.regressor.scale[-1].bias, 1.23)
+    path = tmp_path / "source.ckpt"
+    torch.save({"state_dict": source.state_dict()}, path)
+    target = method_of(hand, S2HANDVideo, checkpoint=str(path))
+    load_parts(target, *target.starts[0])
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value), name
+
+
+def test_clip_losses_do_not_see_single_pictures(hand, batch):
+    method = method_of(hand, S2HANDVideo).eval()
+    assert batch.sequence.unique_consecutive(return_counts=True)[1].tolist() == [1, 1, 1, 1, 4]
+    image = batch.image.clone().requires_grad_()
+    batch = batch._replace(image=image)
+    terms = method.clip_terms(method.see(batch), batch)
+    sum(terms.values()).backward()
+    pull = image.grad.flatten(1).abs().sum(1)
+    assert (pull > 0).tolist() == [False] * 4 + [True] * 4
+
+
+def test_clip_losses_make_a_clip_consistent(hand, batch):
+    method = method_of(hand, S2HANDVideo, weights=S2HANDVideoWeights(motion=10.0, same_shape=1.0))
+    before = method.clip_terms(method.see(batch), batch)
+    train(method, batch, 40)
+    after = method.clip_terms(method.see(batch), batch)
+    assert after["same_shape"] < 0.6 * before["same_shape"]
+    assert all(term >= 0 for term in after.values())
+
+
+def test_predictions_carry_texture_and_light(hand, batch):
+    method = method_of(hand).eval()
+    with torch.no_grad():
+        found = method.reconstruct(batch)
+        drawn = method.render(found, batch.camera)
+    assert found.texture.shape == (8, len(hand.faces), 3)
+    assert isinstance(found.light, Light)
+    assert drawn.image.shape == batch.image.shape
+    assert method_of(hand, appearance=None).reconstruct(batch).texture is None
