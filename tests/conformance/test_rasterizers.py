@@ -266,26 +266,54 @@ def naive_interpolation(vertices, faces, face_index, values, intrinsics):
     return torch.stack(maps)
 
 
+def thin(vertices, faces, generator):
+    """Draw each face in to a part of its width, down to a hundredth."""
+    corners = vertices[:, faces]
+    share = 10 ** (-2 * torch.rand(1, len(faces), 1, generator=generator))
+    line = (corners[..., 0, :] + corners[..., 1, :]) / 2
+    corners[..., 2, :] = line + share * (corners[..., 2, :] - line)
+    return corners.flatten(1, 2)
+
+
+def kept(screen, faces):
+    """Return the share of each face's gradient to keep if it is less than a pixel high."""
+    corners = screen.double()[:, faces, :2]
+    lengths = (corners - corners.roll(1, 2)).norm(dim=-1)
+    a, b, c = lengths.sort(-1, descending=True).values.unbind(-1)
+    # Heron's formula, as it is stable for thin triangles
+    area = ((a + (b + c)) * (c - (a - b)) * (c + (a - b)) * (a + (b - c))).clamp(min=0).sqrt() / 4
+    height = 2 * area / a
+    return torch.where((height < 1) & (height < 0.4 * a), height / (0.4 * a).clamp(max=1), 1)
+
+
+@pytest.mark.parametrize("width", ["wide", "thin"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_gradients_of_interpolation_are_those_of_naive_float64(rasterizer, device, shared):
-    vertices, faces = soup()
+def test_gradients_of_interpolation_are_those_of_naive_float64(rasterizer, device, shared, width):
+    vertices, faces = soup(40 if width == "wide" else 400)
     camera, generator = look(2), torch.Generator().manual_seed(0)
+    if width == "thin":
+        vertices = thin(vertices, faces, generator)
     values = torch.rand(1 if shared else 2, vertices.shape[1], 4, generator=generator)
     cotangent = torch.rand(2, 48, 64, 4, generator=generator)
-    face_index = rasterizer.cover(
-        on_screen(vertices, camera).to(device), faces.to(device), (48, 64)
-    )
+    screen = on_screen(vertices, camera)
+    face_index = rasterizer.cover(screen.to(device), faces.to(device), (48, 64))
 
     exact = [x.double().requires_grad_() for x in (vertices, values)]
     expected = naive_interpolation(exact[0], faces, face_index.cpu(), exact[1], camera.intrinsics)
-    expected_grads = torch.autograd.grad((expected * cotangent).sum(), exact)
+    expected_grads = list(torch.autograd.grad((expected * cotangent).sum(), exact))
+    share = kept(screen, faces)
+    seen = torch.stack([torch.isin(torch.arange(len(faces)), ids) for ids in face_index.cpu()])
+    assert ((share[seen] < 0.7).sum() >= 5) == (width == "thin")
+    expected_grads[0] = expected_grads[0] * share.repeat_interleave(3, 1)[..., None]
 
     inputs = [x.to(device).requires_grad_() for x in (vertices, values)]
     (actual,) = rasterizer.interpolate(
         on_screen(inputs[0], camera), faces.to(device), face_index, [Attribute(inputs[1])]
     )
     grads = torch.autograd.grad((actual * cotangent.to(device)).sum(), inputs)
-    torch.testing.assert_close(actual.cpu().double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        actual.cpu().double(), expected, rtol=0, atol=1e-5 if width == "wide" else 1e-4
+    )
     for grad, exact_grad in zip(grads, expected_grads, strict=True):
         error = (grad.cpu() - exact_grad).norm() / exact_grad.norm()
         assert error < 1e-4
@@ -332,12 +360,24 @@ def test_silhouettes_move_as_finite_differences_say(rasterizer, motion):
     assert (gradient * direction).sum() == pytest.approx(expected.item(), rel=0.1)
 
 
+def wall(left, top, right, bottom, depth, columns, rows):
+    """A quad of ``2 * columns * rows`` faces."""
+    x, y = torch.linspace(left, right, columns + 1), torch.linspace(top, bottom, rows + 1)
+    grid = torch.cartesian_prod(y, x).flip(1)
+    first = torch.arange(rows)[:, None] * (columns + 1) + torch.arange(columns)
+    a, b, c, d = (first.flatten() + i for i in (0, 1, columns + 2, columns + 1))
+    faces = torch.cat([torch.stack([a, c, b], 1), torch.stack([a, d, c], 1)])
+    return torch.cat([grid, torch.full_like(grid[:, :1], depth)], 1)[None], faces
+
+
+@pytest.mark.parametrize("cells", [1, 100], ids=["coarse", "fine"])
 @pytest.mark.parametrize("motion", MOTIONS)
-def test_an_occlusion_edge_moves_the_occluder_only(rasterizer, motion):
-    near, faces = sphere(2, centre=(0.1, -0.05, 2.0), radius=0.6)
-    far, far_faces = quad(-9.0, -9.0, 9.0, 9.0, 4.0)
+def test_an_occlusion_edge_moves_the_occluder_only(rasterizer, motion, cells):
+    # Fine faces are as small as a pixel: those on the two sides of an edge do not overlap.
+    near, faces = sphere(2 if cells == 1 else 4, centre=(0.1, -0.05, 2.0), radius=0.6)
+    far, far_faces = wall(-2.4, -1.8, 2.4, 1.8, 4.0, cells, cells)
     count, camera = near.shape[1], look(focal=120.0, size=(96, 128))
-    colours = torch.tensor([[[1.0, 0.2]] * count + [[0.3, 0.9]] * 4])
+    colours = torch.tensor([[[1.0, 0.2]] * count + [[0.3, 0.9]] * far.shape[1]])
     everything = torch.cat([faces, far_faces + count])
     direction = torch.cat([MOTIONS[motion](near), torch.zeros_like(far)], dim=1)
 
@@ -366,6 +406,80 @@ def test_faces_of_one_surface_have_no_visibility_gradient_between_them(rasterize
     assert set(drawn.image.round(decimals=3).unique().tolist()) == {0.0, 1.0}
     (gradient,) = torch.autograd.grad(drawn.image.sum(), vertices)
     assert gradient.abs().max() < 1e-3  # rounding; a moving edge would have some 700
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.6])
+def test_nor_have_faces_smaller_than_a_pixel(rasterizer, tilt):
+    vertices, faces = wall(-1.3, -1.0, 1.3, 1.0, 3.0, 100, 100)  # some ten per pixel
+    turn = torch.tensor(
+        [[np.cos(tilt), 0, -np.sin(tilt)], [0, 1, 0], [np.sin(tilt), 0, np.cos(tilt)]]
+    )
+    middle = torch.tensor([0.0, 0.0, 3.0])
+    screen = on_screen((vertices - middle) @ turn.float().T + middle, look()).requires_grad_()
+    face_index = rasterizer.cover(screen.detach(), faces, (48, 64))
+    inside = torch.nn.functional.max_pool2d(-(face_index >= 0).float(), 3, 1, 1) == -1
+    assert inside.sum() > 500
+    # Noise within, black at its border and beyond: there is no contrast at the silhouette.
+    image = seeded(1, 48, 64, 1) * inside[..., None]
+    flowing = rasterizer.visibility(image, screen, faces, face_index)
+    (gradient,) = torch.autograd.grad(flowing.square().sum(), screen)
+    assert not gradient.any()
+
+
+def test_a_surface_occludes_itself_by_what_turns_away(rasterizer):
+    mesh = trimesh.creation.torus(0.7, 0.3, major_sections=120, minor_sections=60)
+    turn = trimesh.transformations.rotation_matrix(1.2, (1, 0.3, 0))[:3, :3]
+    shape = torch.tensor(mesh.vertices @ turn.T, dtype=torch.float32)[None]
+    faces, away = torch.tensor(mesh.faces), torch.tensor([0.0, 0.0, 3.0])
+    colours = shape[..., 2:] - shape[..., :1] + 1
+    camera = look(focal=220.0, size=(192, 256))
+
+    def loss(moved, camera):
+        behind = torch.full((1, 1, *camera.image_size), 1.2)
+        drawn = draw(rasterizer, moved + away, faces, camera, colours, background=behind)
+        return (drawn.image[:, 0] * waves(camera.image_size)).sum()
+
+    moving = shape.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(moving, camera), moving)
+    fine, step, actual, expected = zoomed(camera, 3), 0.02, [], []
+    for motion in MOTIONS.values():
+        direction = motion(shape) + 0.3 * shape.roll(1, -1)
+        with torch.no_grad():
+            ahead, behind = (loss(shape + s * direction, fine).item() for s in (step, -step))
+        actual.append((gradient * direction).sum().item())
+        expected.append((ahead - behind) / (2 * step) / 3**2)
+    actual, expected = np.array(actual), np.array(expected)
+    assert np.linalg.norm(actual - expected) < 0.15 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("near_first", [True, False])
+def test_of_two_surfaces_that_end_the_nearer_one_has_the_edge(rasterizer, near_first):
+    # The far one begins below the near one, a third of a pixel before its end.
+    near, faces = quad(-1.0, -1.0, 0.05, 1.0, 2.0)
+    far, _ = quad(0.04 * 1.5, -1.5, 1.5, 1.5, 3.0)
+    ordered = [near, far] if near_first else [far, near]
+    vertices = torch.cat(ordered, 1).requires_grad_()
+    colours = torch.zeros_like(vertices) + (torch.arange(8) < 4)[None, :, None]
+    drawn = draw(rasterizer, vertices, torch.cat([faces, faces + 4]), look(), colours)
+    assert drawn.mask[0, 0, 24, 5:60].all()
+    (gradient,) = torch.autograd.grad(drawn.image[0, 0, 20:28, 20:40].sum(), vertices)
+    of_near, of_far = gradient.split(4, dim=1)[:: 1 if near_first else -1]
+    assert of_near[..., 0].sum().abs() > 100
+    assert of_far[..., 0].sum().abs() < 1e-3
+
+
+def test_what_is_collapsed_to_a_point_changes_nothing(rasterizer):
+    vertices, faces = sphere()
+    gradients = []
+    for collapsed in (vertices[:, :0], vertices[:, :1].expand_as(vertices), 0 * vertices):
+        moving = vertices.clone().requires_grad_()
+        everything = torch.cat([moving, collapsed], dim=1)
+        more = faces + len(vertices[0]) if collapsed.shape[1] else faces[:0]
+        drawn = draw(rasterizer, everything, torch.cat([faces, more]), look())
+        loss = (drawn.image * waves((48, 64))).square().sum()
+        gradients.append(torch.autograd.grad(loss, moving)[0])
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-4, atol=1e-3)
 
 
 def test_visibility_leaves_the_image_as_it_is(rasterizer):

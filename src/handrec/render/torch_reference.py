@@ -9,12 +9,19 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from handrec.render.base import Attribute, Rasterizer
+from handrec.render.neighbours import find_neighbours
 
 #: Twice the area (px²) up to which a face counts as degenerate.
 DEGENERATE = 1e-6
 
 #: Pixels of bounding boxes to test at a time: bounds the memory.
 FRAGMENTS_AT_ONCE = 1 << 17
+
+#: Faces that a surface is followed over, from one pixel to the next.
+STEPS = 12
+
+#: A face as high as this share of its longest edge is not seen edge-on.
+FACE_ON = 0.4
 
 #: Key of a pixel that no face covers; its low 32 bits are -1.
 EMPTY = torch.iinfo(torch.int64).max
@@ -79,6 +86,9 @@ class TorchRasterizer(Rasterizer):
         edges = edge_functions(corners[..., :2], torch.stack([x, y], dim=-1) + 0.5)
         by_depth = edges / corners[..., 2]
         weights = by_depth / by_depth.sum(-1, keepdim=True)
+        if weights.requires_grad:
+            damping = _damping(corners.detach(), edges.detach())[:, None]
+            weights.register_hook(lambda grad: grad * damping)
         found = []
         for values, rows, _ in attributes:
             at_corners = _gather(values.float(), image, (faces if rows is None else rows)[face])
@@ -93,7 +103,7 @@ class TorchRasterizer(Rasterizer):
         face_index: Int[Tensor, "b h w"],
     ) -> Float[Tensor, "b h w c"]:
         """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
-        flowing: Tensor = _EdgeFlux.apply(image, screen, faces, face_index)
+        flowing: Tensor = _EdgeFlux.apply(image, screen, faces, find_neighbours(faces), face_index)
         return flowing
 
 
@@ -108,32 +118,46 @@ class _EdgeFlux(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
+        ctx: FunctionCtx,
+        image: Tensor,
+        screen: Tensor,
+        faces: Tensor,
+        neighbours: Tensor,
+        face_index: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(image, screen, faces, face_index)
+        ctx.save_for_backward(image, screen, faces, neighbours, face_index)
         return image.view_as(image)
 
     @staticmethod
-    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        image, screen, faces, face_index = saved
+        image, screen, faces, neighbours, face_index = saved
+        mesh = _Mesh(screen, faces, neighbours)
         flux = torch.zeros_like(screen)
         for axis in (0, 1):
             here, there = _edge_pixels(face_index, axis)
             push = ((image[here] - image[there]) * (grad[here] + grad[there])).sum(-1) / 2
-            sides = [_fragments_at(pixels, screen, faces, face_index) for pixels in (here, there)]
-            for fragments, others in (sides, sides[::-1]):
-                owns = _own_edge(fragments, others)
-                edges = edge_functions(fragments.corners[owns], fragments.centre[owns])
+            sides = [_fragments_at(pixels, mesh, face_index) for pixels in (here, there)]
+            for fragments, owns in zip(sides, _own_edge(sides[0], sides[1], mesh), strict=True):
+                edges = edge_functions(fragments.corners[owns, :, :2], fragments.centre[owns])
                 shares = push[owns, None] * edges / edges.sum(-1, keepdim=True)
                 rows = here[0][owns, None] * screen.shape[1] + faces[fragments.face[owns]]
                 flux.view(-1, 3)[:, axis].index_add_(0, rows.flatten(), shares.flatten())
-        return grad, flux, None, None
+        return grad, flux, None, None, None
+
+
+class _Mesh(NamedTuple):
+    """What the images show: vertices on screen, their faces, which face lies across which edge."""
+
+    screen: Tensor
+    faces: Tensor
+    neighbours: Tensor
 
 
 class _Fragments(NamedTuple):
     """What some pixels show: a face (-1: none), its corners on screen, the pixel's centre."""
 
+    image: Tensor
     face: Tensor
     corners: Tensor
     centre: Tensor
@@ -150,25 +174,76 @@ def _edge_pixels(
     return (image, y, x), (image, y + axis, x + 1 - axis)
 
 
-def _fragments_at(
-    pixels: tuple[Tensor, ...], screen: Tensor, faces: Tensor, face_index: Tensor
-) -> _Fragments:
+def _fragments_at(pixels: tuple[Tensor, ...], mesh: _Mesh, face_index: Tensor) -> _Fragments:
     """Return what the pixels show; the corners are meaningless where they show no face."""
     image, y, x = pixels
     face = face_index[pixels]
-    corners = _gather(screen, image, faces[face])[..., :2]
-    return _Fragments(face, corners, torch.stack([x, y], dim=-1) + 0.5)
+    corners = _gather(mesh.screen, image, mesh.faces[face])
+    return _Fragments(image, face, corners, torch.stack([x, y], dim=-1) + 0.5)
 
 
-def _own_edge(fragments: _Fragments, others: _Fragments) -> Tensor:
-    """Return whether the edge between neighbouring pixels belongs to the first one's face.
+def _own_edge(one: _Fragments, other: _Fragments, mesh: _Mesh) -> tuple[Tensor, Tensor]:
+    """Return whether the edge between neighbouring pixels belongs to the face of either.
 
-    It does if the other pixel shows none, or a face that goes on below this one. Faces of which
-    neither goes on below the other join in one surface; if both do, they cut through each other.
+    It does if the other pixel shows none, or if the surface of the face ends between them and that
+    of the other does not: it goes on below. If both end, the nearer one has it. If neither does,
+    or if they meet, they are one surface, or cut through each other.
     """
-    under = _contains(edge_functions(others.corners, fragments.centre))
-    over = _contains(edge_functions(fragments.corners, others.centre))
-    return (fragments.face >= 0) & ((others.face < 0) | (under & ~over))
+    one_reaches, other_reaches = (
+        _follow(one, other.centre, mesh),
+        _follow(other, one.centre, mesh),
+    )
+    one_shown, other_shown = one.face >= 0, other.face >= 0
+    apart = (one_reaches != other.face) & (other_reaches != one.face)
+    one_ends, other_ends = one_reaches < 0, other_reaches < 0
+    one_depth, other_depth = _depth(one), _depth(other)
+    one_owns = apart & one_ends & (~other_ends | (one_depth < other_depth))
+    other_owns = apart & other_ends & (~one_ends | (other_depth < one_depth))
+    return one_shown & (~other_shown | one_owns), other_shown & (~one_shown | other_owns)
+
+
+def _follow(fragments: _Fragments, target: Float[Tensor, "n 2"], mesh: _Mesh) -> Int[Tensor, " n"]:
+    """Return the face at which the surface that each pixel shows reaches a target, -1 if it ends.
+
+    It is followed in a straight line on the screen, from face to face, and ends at a border, where
+    it turns its other side to the camera, or after :data:`STEPS` faces.
+    """
+    face, reached = fragments.face, torch.full_like(fragments.face, -1)
+    facing = _add(edge_functions(fragments.corners[..., :2], fragments.centre)).sign()[:, None]
+    walking = (face >= 0).nonzero().squeeze(1)
+    face = face[walking]
+    for _ in range(STEPS):
+        corners = _gather(mesh.screen, fragments.image[walking], mesh.faces[face])[..., :2]
+        behind = edge_functions(corners, fragments.centre[walking]) * facing[walking]
+        ahead = edge_functions(corners, target[walking]) * facing[walking]
+        same_side, there = _add(ahead) > 0, ahead.amin(-1) >= 0
+        reached = reached.index_copy(0, walking, torch.where(same_side & there, face, -1))
+        # The line leaves the face by the first of the edges that have the target beyond them.
+        way = torch.where(ahead < 0, behind / (behind - ahead), torch.inf)
+        beyond = mesh.neighbours[face].gather(1, way.argmin(-1, keepdim=True)).squeeze(1)
+        goes_on = same_side & ~there & (beyond >= 0)
+        walking, face = walking[goes_on], beyond[goes_on].to(face.dtype)
+    return reached
+
+
+def _depth(fragments: _Fragments) -> Float[Tensor, " n"]:
+    """Return the depth of the face at the pixel's centre, metres."""
+    edges = edge_functions(fragments.corners[..., :2], fragments.centre)
+    return _add(edges) / _add(edges / fragments.corners[..., 2])
+
+
+def _damping(corners: Float[Tensor, "n 3 3"], edges: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Return the share of each face's gradient to keep: less than 1 if it is thin on the screen.
+
+    Thin is less than a pixel high, and than :data:`FACE_ON` of its longest edge. What such a face
+    shows changes within its height: its gradient has no bound, and a pixel whose centre happens to
+    hit it must not count for more than the face covers. Faces that are small but seen face-on are
+    harmless: they share out the gradient of a smooth surface.
+    """
+    longest = (corners - corners.roll(1, dims=1))[..., :2].norm(dim=-1).amax(-1)
+    height = _add(edges).abs() / longest
+    share: Tensor = height / (FACE_ON * longest).clamp(max=1)
+    return share.clamp(max=1)
 
 
 def edge_functions(
@@ -193,11 +268,6 @@ def covers(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
     area = _add(edges)
     inside = (edges * area[:, None]).amin(-1) >= 0
     return inside & (area.abs() > DEGENERATE)
-
-
-def _contains(edges: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
-    """Return whether the pixel lies inside the face and not on its edges."""
-    return (edges * _add(edges)[:, None]).amin(-1) > 0
 
 
 def _add(terms: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:

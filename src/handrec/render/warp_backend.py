@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from handrec.render.base import Attribute, Rasterizer
+from handrec.render.neighbours import find_neighbours
 from handrec.render.textures import Pyramid
 from handrec.render.torch_reference import EMPTY
 from handrec.render.warp_launch import launch, shares, shares_at
@@ -76,7 +77,9 @@ class WarpRasterizer(Rasterizer):
         face_index: Int[Tensor, "b h w"],
     ) -> Float[Tensor, "b h w c"]:
         """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
-        flowing: Tensor = _EdgeFlux.apply(image, screen, faces.int(), face_index.int())
+        flowing: Tensor = _EdgeFlux.apply(
+            image, screen, faces.int(), find_neighbours(faces), face_index.int()
+        )
         return flowing
 
     def look_up(
@@ -214,22 +217,27 @@ class _EdgeFlux(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
+        ctx: Any,
+        image: Tensor,
+        screen: Tensor,
+        faces: Tensor,
+        neighbours: Tensor,
+        face_index: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(screen, faces, face_index, image)
+        ctx.save_for_backward(screen, faces, neighbours, face_index, image)
         return image.view_as(image)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
-        screen, _, face_index, _ = saved
+        screen, _, _, face_index, _ = saved
         screen_grad = torch.zeros_like(screen)
         images = shares(len(screen), screen.device)
         _, height, width = face_index.shape
         span = width if screen.device.type == "cpu" else 1  # a CPU is faster without so many starts
         elements = [height, width // span]
         launch("edge_flux", images, [*saved, grad, span], [screen_grad], elements)
-        return grad, screen_grad, None, None
+        return grad, screen_grad, None, None, None
 
 
 __all__ = ["WarpRasterizer"]

@@ -17,6 +17,7 @@ from handrec.render import torch_reference
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
 DEGENERATE = torch_reference.DEGENERATE
+FACE_ON = torch_reference.FACE_ON
 EMPTY = wp.int64(torch_reference.EMPTY)
 FACE_BITS = wp.int64(32)
 
@@ -115,6 +116,21 @@ def weigh(
     weights[i] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
 
 
+@wp.func
+@no_type_check
+def damping(a: wp.vec3, b: wp.vec3, c: wp.vec3, e: wp.vec3) -> float:
+    """Return the share of a face's gradient to keep: see the reference."""
+    ab, bc, ca = b - a, c - b, a - c
+    longest = wp.sqrt(
+        wp.max(
+            wp.max(ab[0] * ab[0] + ab[1] * ab[1], bc[0] * bc[0] + bc[1] * bc[1]),
+            ca[0] * ca[0] + ca[1] * ca[1],
+        )
+    )
+    height = wp.abs(e[0] + e[1] + e[2]) / longest
+    return wp.min(height / wp.min(FACE_ON * longest, 1.0), 1.0)
+
+
 @wp.kernel
 @no_type_check
 def weigh_backward(
@@ -142,7 +158,7 @@ def weigh_backward(
     inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
     by_depth = wp.cw_mul(e, inverse)
     total = by_depth[0] + by_depth[1] + by_depth[2]
-    grad = weights_grad[i]
+    grad = damping(a, b, c, e) * weights_grad[i]
     mean = wp.dot(grad, by_depth) / total
     # The weights are by_depth / total; by_depth is e / z; the rest is the derivative of e.
     by_depth_grad = (grad - wp.vec3(mean, mean, mean)) / total
@@ -213,101 +229,3 @@ def blend_backward(
             wp.atomic_add(values_grad, source, b, k, w[1] * grad)
             wp.atomic_add(values_grad, source, c, k, w[2] * grad)
     weights_grad[i] = w_grad
-
-
-@wp.func
-@no_type_check
-def push_corners(
-    screen: wp.array2d[wp.vec3],
-    faces: wp.array2d[wp.int32],
-    image: int,
-    face: int,
-    centre: wp.vec2,
-    push: wp.vec3,
-    screen_grad: wp.array2d[wp.vec3],
-) -> None:
-    """Spread a pixel's push over the corners of the face it shows."""
-    a = screen[image, faces[face, 0]]
-    b = screen[image, faces[face, 1]]
-    c = screen[image, faces[face, 2]]
-    e = edge_functions(a, b, c, centre[0], centre[1])
-    share = e / (e[0] + e[1] + e[2])
-    wp.atomic_add(screen_grad, image, faces[face, 0], share[0] * push)
-    wp.atomic_add(screen_grad, image, faces[face, 1], share[1] * push)
-    wp.atomic_add(screen_grad, image, faces[face, 2], share[2] * push)
-
-
-@wp.func
-@no_type_check
-def contains(
-    screen: wp.array2d[wp.vec3], faces: wp.array2d[wp.int32], image: int, face: int, p: wp.vec2
-) -> bool:
-    """Return whether a point lies inside a face, if there is one, and not on its edges."""
-    if face < 0:
-        return False
-    a = screen[image, faces[face, 0]]
-    b = screen[image, faces[face, 1]]
-    c = screen[image, faces[face, 2]]
-    e = edge_functions(a, b, c, p[0], p[1])
-    area = e[0] + e[1] + e[2]
-    return wp.min(wp.min(e[0] * area, e[1] * area), e[2] * area) > 0.0
-
-
-@wp.func
-@no_type_check
-def push_edge(
-    screen: wp.array2d[wp.vec3],
-    faces: wp.array2d[wp.int32],
-    face_index: wp.array3d[wp.int32],
-    shown: wp.array4d[wp.float32],
-    shown_grad: wp.array4d[wp.float32],
-    pixel: wp.vec3i,
-    axis: int,
-    screen_grad: wp.array2d[wp.vec3],
-) -> None:
-    """Add what the edge between a pixel and the next one along an axis gives to its owner."""
-    image, y, x = pixel[0], pixel[1], pixel[2]
-    below, right = y + axis, x + 1 - axis
-    face, other = face_index[image, y, x], face_index[image, below, right]
-    here = wp.vec2(float(x) + 0.5, float(y) + 0.5)
-    there = wp.vec2(float(right) + 0.5, float(below) + 0.5)
-    under = contains(screen, faces, image, other, here)
-    over = contains(screen, faces, image, face, there)
-    owns = face >= 0 and (other < 0 or (under and not over))
-    owned = other >= 0 and (face < 0 or (over and not under))
-    if owns or owned:
-        change = float(0.0)  # noqa: UP018 (a variable, not a constant)
-        for i in range(shown.shape[3]):
-            step = shown[image, y, x, i] - shown[image, below, right, i]
-            grad = shown_grad[image, y, x, i] + shown_grad[image, below, right, i]
-            change += 0.5 * step * grad
-        push = wp.vec3(change * float(1 - axis), change * float(axis), 0.0)
-        if owns:
-            push_corners(screen, faces, image, face, here, push, screen_grad)
-        else:
-            push_corners(screen, faces, image, other, there, push, screen_grad)
-
-
-@wp.kernel
-@no_type_check
-def edge_flux(
-    screen: wp.array2d[wp.vec3],
-    faces: wp.array2d[wp.int32],
-    face_index: wp.array3d[wp.int32],
-    shown: wp.array4d[wp.float32],
-    shown_grad: wp.array4d[wp.float32],
-    span: int,
-    first: int,
-    screen_grad: wp.array2d[wp.vec3],
-) -> None:
-    """Add what the edges of ``span`` pixels to their right and lower neighbours give."""
-    image, y, part = wp.tid()
-    image += first
-    for x in range(part * span, part * span + span):
-        for axis in range(2):
-            below, right = y + axis, x + 1 - axis
-            # Not one condition: Warp would read beyond the end to evaluate its second part.
-            if below < face_index.shape[1] and right < face_index.shape[2]:  # noqa: SIM102
-                if face_index[image, y, x] != face_index[image, below, right]:
-                    p = wp.vec3i(image, y, x)
-                    push_edge(screen, faces, face_index, shown, shown_grad, p, axis, screen_grad)

@@ -93,11 +93,13 @@ def _kernels(device: torch.device) -> dict[str, Any]:
         wp.config.log_level = wp.LOG_WARNING
     with _no_driver_warning():
         wp.init()
-    from handrec.render import warp_kernels, warp_texture_kernels
+    from handrec.render import warp_edge_kernels, warp_kernels, warp_texture_kernels
 
-    for module in (warp_kernels, warp_texture_kernels):
+    kernels: dict[str, Any] = {}
+    for module in (warp_kernels, warp_edge_kernels, warp_texture_kernels):
         wp.load_module(module, device=wp.device_from_torch(device))
-    return {**vars(warp_kernels), **vars(warp_texture_kernels)}
+        kernels |= vars(module)
+    return kernels
 
 
 @contextmanager
