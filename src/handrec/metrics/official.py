@@ -111,7 +111,9 @@ class Scores(NamedTuple):
     def _f_figures(self, prefixes: Mapping[str, str]) -> dict[str, float]:
         """Return F-scores by threshold, then by prefix."""
         return {
-            f"{prefix}_score_{round(1000 * threshold)}": float(self.f_scores[name][:, column].mean())
+            f"{prefix}_score_{round(1000 * threshold)}": float(
+                self.f_scores[name][:, column].mean()
+            )
             for column, threshold in enumerate(functional.F_THRESHOLDS)
             for prefix, name in prefixes.items()
             if name in self.f_scores
@@ -143,9 +145,7 @@ def to_protocol(points: Points, protocol: Protocol) -> Points:
     return Points(joints, None if points.vertices is None else points.vertices * axes)
 
 
-def evaluate(
-    protocol: Protocol, prediction: Points, target: Points, chunk: int = 256
-) -> Scores:
+def evaluate(protocol: Protocol, prediction: Points, target: Points, chunk: int = 256) -> Scores:
     """Return the scores of predictions.
 
     Args:
@@ -170,7 +170,10 @@ def evaluate(
     return Scores(
         protocol,
         {name: torch.cat([part[name] for part in errors]) for name in errors[0]},
-        {name: sum(part[name] for part in curves) / len(target.joints) for name in curves[0]},
+        {
+            name: torch.stack([part[name] for part in curves]).sum(0) / len(target.joints)
+            for name in curves[0]
+        },
         {name: torch.cat([part[name] for part in f_scores]) for name in f_scores[0]},
         torch.cat(reflected),
     )
@@ -194,7 +197,8 @@ def align_scale_translation(
     goal = (target[:, knuckle] - target[:, root]).norm(dim=-1)
     scale = goal / length.where(length > 0, torch.ones_like(length))
     scaled = source * scale[:, None, None]
-    return scaled - scaled[:, root, None] + target[:, root, None]
+    aligned: Tensor = scaled - scaled[:, root, None] + target[:, root, None]
+    return aligned
 
 
 def doubts(scores: Scores, prediction: Points, target: Points) -> list[str]:
@@ -262,7 +266,8 @@ def _frame_doubts(protocol: Protocol, prediction: Points, target: Points) -> lis
 
 def _spread(points: Float[Tensor, "b n 3"]) -> Float[Tensor, " b"]:
     """Return the norm of the centred points of each sample."""
-    return torch.linalg.matrix_norm(points - points.mean(1, keepdim=True))
+    norms: Tensor = torch.linalg.matrix_norm(points - points.mean(1, keepdim=True))
+    return norms
 
 
 def _rows(points: Points, rows: Tensor) -> Points:
@@ -283,7 +288,10 @@ def _alignments(
     moved = dict(pairs)
     reflected = torch.zeros(len(target.joints), dtype=torch.bool)
     for name, (points, goal) in pairs.items():
-        official, rigid = align(points, goal, reflection=True), align(points, goal, reflection=False)
+        official, rigid = (
+            align(points, goal, reflection=True),
+            align(points, goal, reflection=False),
+        )
         moved |= {f"{name}_al": (official, goal), f"{name}_rigid": (rigid, goal)}
         reflected |= ((official - rigid).abs() > _SAME).any(2).any(1)
     if "xyz_st" in protocol.keys:

@@ -56,26 +56,24 @@ def read_prediction(path: Path, samples: int, mesh: bool = True) -> Points:
         mesh: whether to read the vertices.
     """
     reader = _Reader(path, "pred.json")
-    read: list[Tensor] = []
+    wanted = (("joints", JOINTS), ("vertices", VERTICES))
+    lists: list[Tensor] = []
     for part in reader.elements("[joints of all samples, vertices of all samples]"):
-        if part > 1 or (part == 1 and not mesh):
-            reader.value()
-            count = samples
-        else:
-            points = reader.points(("joints", "vertices")[part], (JOINTS, VERTICES)[part])
-            read.append(points)
-            count = len(points)
-        if part > 1:
-            raise UserError(f"{path}: more than two lists; expected [joints, vertices]")
-        if count != samples:
+        if part >= len(wanted):
+            raise UserError(f"{path}: a third list; expected [joints, vertices] of all samples")
+        if part == 1 and not mesh:
+            reader.skip()
+            continue
+        what, count = wanted[part]
+        lists.append(reader.points(count, f"{what} of "))
+        if len(lists[-1]) != samples:
             raise UserError(
-                f"{path}: {count:,} samples of {('joints', 'vertices')[part]},"
-                f" the ground truth has {samples:,}"
+                f"{path}: {len(lists[-1]):,} samples of {what}, the ground truth has {samples:,}"
             )
     reader.end()
-    if len(read) != 1 + mesh:
-        raise UserError(f"{path}: {len(read)} lists; expected [joints, vertices] of all samples")
-    return Points(read[0], read[1] if mesh else None)
+    if len(lists) != 1 + mesh:
+        raise UserError(f"{path}: {len(lists)} lists; expected [joints, vertices] of all samples")
+    return Points(lists[0], lists[1] if mesh else None)
 
 
 def write_submission(folder: Path, points: Points) -> Path:
@@ -104,7 +102,7 @@ def write_submission(folder: Path, points: Points) -> Path:
 def _read_points(path: Path, member: str, count: int) -> Float[Tensor, "n p 3"]:
     """Return the points of a ground-truth file."""
     reader = _Reader(path, member)
-    points = reader.points("", count)
+    points = reader.points(count)
     reader.end()
     return points
 
@@ -118,21 +116,26 @@ class _Reader:
         self.decoder = json.JSONDecoder()
         self.position = 0
 
-    def points(self, what: str, count: int) -> Float[Tensor, "n p 3"]:
+    def points(self, count: int, what: str = "") -> Float[Tensor, "n p 3"]:
         """Return the list of samples at the cursor.
 
         Args:
+            count: points of each sample.
             what: they are, for messages.
-            count: points of each.
         """
-        expected = f"a list with {count} points [x, y, z] for each sample"
+        expected = f"a list of samples with {count} points [x, y, z] each"
         samples = [
-            self._checked(self.value(), f"{what} {index}".strip(), count)
+            self._checked(self.value(), f"{what}sample {index}", count)
             for index in self.elements(expected)
         ]
         if not samples:
             raise UserError(f"{self.path}: no samples; expected {expected}")
         return torch.from_numpy(np.stack(samples))
+
+    def skip(self) -> None:
+        """Read over the array at the cursor."""
+        for _ in self.elements("a list"):
+            self.value()
 
     def elements(self, expected: str) -> Iterator[int]:
         """Yield the index of each element of the array at the cursor; the caller reads it."""
@@ -180,8 +183,8 @@ class _Reader:
         return UserError(f"{self.path} is damaged, or no JSON: {problem} ({place})")
 
     def _checked(self, value: Any, name: str, count: int) -> NDArray[np.float64]:
-        """Return a sample's points; ``name`` says which sample it is."""
-        where = f"{self.path}: {name if ' ' in name else f'sample {name}'}"
+        """Return a sample's points."""
+        where = f"{self.path}: {name}"
         try:
             points = np.asarray(value, dtype=np.float64)
         except (ValueError, TypeError):
@@ -189,9 +192,9 @@ class _Reader:
         if points.shape != (count, 3):
             found = " x ".join(map(str, points.shape)) or "one number"
             raise UserError(f"{where}: expected {count} x 3, found {found}{_guess(points, count)}")
-        if not np.isfinite(points).all():
-            row = int((~np.isfinite(points)).any(1).nonzero()[0][0])
-            raise UserError(f"{where}: point {row} is not finite")
+        finite = np.isfinite(points).all(axis=1)
+        if not finite.all():
+            raise UserError(f"{where}: point {int(finite.argmin())} is not finite")
         return points
 
 
