@@ -1,10 +1,8 @@
 """``handrec score``: the official evaluation of FreiHAND or HO-3D on a file of predictions."""
 
 import argparse
-import csv
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,8 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from handrec.metrics import official
-    from handrec.metrics.official_files import read_ground_truth, read_prediction
+    from handrec.metrics.official_files import read_ground_truth, read_prediction, write_scores
 
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)  # what is refused is refused before the work
     console = Console(highlight=False)
     protocol = official.PROTOCOLS[args.protocol]
     with console.status("reading the ground truth") as status:
@@ -98,61 +98,3 @@ def _cells(scores: "Scores", name: str) -> list[str]:
     if name not in scores.errors:
         return ["–"] * 2
     return [f"{1000 * float(scores.errors[name].mean()):.2f}", f"{scores.auc(name):.3f}"]
-
-
-def write_scores(folder: Path, scores: "Scores", warnings: list[str]) -> None:
-    """Write all figures.
-
-    ``scores.txt`` has the official keys and nothing else, cm and shares in full precision;
-    ``scores.json`` also the figures without reflections; ``pck_data.json`` the PCK curves over
-    thresholds in cm; ``per_sample.csv`` every sample.
-
-    Args:
-        folder: made if missing.
-        scores: what was measured.
-        warnings: to keep with the figures.
-    """
-    from handrec import __version__
-    from handrec.metrics.functional import PCK_THRESHOLDS
-
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = scores.official()
-    lines = [f"{key}: {value!r}\n" for key, value in figures.items()]
-    (folder / "scores.txt").write_text("".join(lines), encoding="utf-8")
-    report = {
-        "protocol": scores.protocol.title,
-        "samples": len(scores.reflected),
-        "units": "*_mean3d in cm, everything else a share in [0, 1]",
-        "official": figures,
-        "without_reflections": scores.rigid(),
-        "reflected_samples": int(scores.reflected.sum()),
-        "warnings": warnings,
-        "handrec": __version__,
-    }
-    _write_json(folder / "scores.json", report)
-    thresholds = (100 * PCK_THRESHOLDS).tolist()
-    curves = {
-        key: [thresholds, scores.curves[name].tolist()]
-        for name, key in scores.protocol.keys.items()
-        if name in scores.curves
-    }
-    _write_json(folder / "pck_data.json", curves)
-    _write_samples(folder / "per_sample.csv", scores)
-
-
-def _write_samples(path: Path, scores: "Scores") -> None:
-    """Write the errors (mm) and F-scores of every sample."""
-    columns = {f"{name}_mm": (1000 * error).tolist() for name, error in scores.errors.items()}
-    for name, values in scores.f_scores.items():
-        for threshold, column in zip((5, 15), values.unbind(1), strict=True):
-            columns[f"{name}_f{threshold}"] = column.tolist()
-    columns["reflected"] = scores.reflected.int().tolist()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["sample", *columns])
-        for index, row in enumerate(zip(*columns.values(), strict=True)):
-            writer.writerow([index, *(f"{value:.7g}" for value in row)])
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

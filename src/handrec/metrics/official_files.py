@@ -1,9 +1,10 @@
-"""The files of the official evaluations: ground truth, predictions, submissions.
+"""The files of the official evaluations: ground truth, predictions, submissions, scores.
 
 A file of points is a JSON list with a list of ``[x, y, z]`` in metres for each sample; predictions
 are ``[joints of all samples, vertices of all samples]``. A ``.zip`` stands for the file in it.
 """
 
+import csv
 import json
 import zipfile
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from handrec import __version__
 from handrec.errors import UserError
-from handrec.metrics.official import VERTICES, Points
+from handrec.metrics.functional import F_THRESHOLDS, PCK_THRESHOLDS
+from handrec.metrics.official import VERTICES, Points, Scores
 
 JOINTS = 21
 
@@ -97,6 +100,61 @@ def write_submission(folder: Path, points: Points) -> Path:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(plain, plain.name)
     return packed
+
+
+def write_scores(folder: Path, scores: Scores, warnings: list[str]) -> None:
+    """Write all figures.
+
+    ``scores.txt`` has the official keys and nothing else, cm and shares in full precision;
+    ``scores.json`` also the figures without reflections; ``pck_data.json`` the PCK curves over
+    thresholds in cm; ``scores.csv`` every sample.
+
+    Args:
+        folder: made if missing.
+        scores: what was measured.
+        warnings: to keep with the figures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = scores.official()
+    lines = [f"{key}: {value!r}\n" for key, value in figures.items()]
+    (folder / "scores.txt").write_text("".join(lines), encoding="utf-8")
+    report = {
+        "protocol": scores.protocol.title,
+        "samples": len(scores.reflected),
+        "units": "*_mean3d in cm, everything else a share in [0, 1]",
+        "official": figures,
+        "without_reflections": scores.rigid(),
+        "reflected_samples": int(scores.reflected.sum()),
+        "warnings": warnings,
+        "handrec": __version__,
+    }
+    _write_json(folder / "scores.json", report)
+    thresholds = (100 * PCK_THRESHOLDS).tolist()
+    curves = {
+        key: [thresholds, scores.curves[name].tolist()]
+        for name, key in scores.protocol.keys.items()
+        if name in scores.curves
+    }
+    _write_json(folder / "pck_data.json", curves)
+    _write_samples(folder / "scores.csv", scores)
+
+
+def _write_samples(path: Path, scores: Scores) -> None:
+    """Write the errors (mm) and F-scores of every sample."""
+    columns = {f"{name}_mm": (1000 * error).tolist() for name, error in scores.errors.items()}
+    for name, values in scores.f_scores.items():
+        for threshold, column in zip(F_THRESHOLDS, values.unbind(1), strict=True):
+            columns[f"{name}_f{round(1000 * threshold)}"] = column.tolist()
+    columns["reflected"] = scores.reflected.int().tolist()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sample", *columns])
+        for index, row in enumerate(zip(*columns.values(), strict=True)):
+            writer.writerow([index, *(f"{value:.7g}" for value in row)])
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_points(path: Path, member: str, count: int) -> Float[Tensor, "n p 3"]:
