@@ -12,6 +12,7 @@ Sources:
     ``eval.py`` of lmb-freiburg/freihand and of shreyashampali/ho3d; see docs/evaluation.md.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -221,7 +222,7 @@ def doubts(scores: Scores, prediction: Points, target: Points) -> list[str]:
     if reflections:
         found.append(
             f"the official alignment reflects {reflections:,} of {len(scores.reflected):,} "
-            "predictions: the rows 'det = +1' are without reflections"
+            "predictions: the row 'det = +1' does without reflections"
         )
     looked_at = torch.arange(min(_LOOKED_AT, len(target.joints)))
     prediction, target = _rows(prediction, looked_at), _rows(target, looked_at)
@@ -257,8 +258,9 @@ def _frame_doubts(protocol: Protocol, prediction: Points, target: Points) -> lis
         )
     size, real = (_spread(points.joints).median() for points in (prediction, target))
     if size > 0 and not 0.1 < size / real < 10:
+        times = 10.0 ** round(math.log10(size / real))
         found.append(
-            f"the predicted hands are {size / real:.3g} times as large as the labels: metres are "
+            f"the predicted hands are about {times:g} times as large as the labels: metres are "
             "wanted; unaligned figures are meaningless"
         )
     return found
