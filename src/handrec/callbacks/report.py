@@ -25,9 +25,12 @@ from handrec.callbacks.report_files import (
     write_split,
     write_summary,
 )
+from handrec.callbacks.submission import Submission
+from handrec.errors import UserError
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics, Samples, suspicions
+from handrec.metrics.official import VERTICES, ProtocolName
 from handrec.metrics.temporal import TemporalMetrics
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
@@ -46,10 +49,11 @@ class SplitEvaluation:
     Args:
         name: of the split.
         examples: see :class:`EvaluationReport`.
+        submission: where its hands are collected, if they are to be handed in.
     """
 
-    def __init__(self, name: str, examples: int) -> None:
-        self.name = name
+    def __init__(self, name: str, examples: int, submission: Submission | None = None) -> None:
+        self.name, self.submission = name, submission
         self.gallery = Gallery(examples)
         self.metrics: dict[str, HandMetrics] = {}
         self.temporal: dict[str, TemporalMetrics] = {}
@@ -88,7 +92,8 @@ class EvaluationReport(pl.Callback):
 
     Files go to ``<run directory>/eval/<data name>/<split>/``: ``metrics.json``,
     ``per_sample.csv``, ``pck.png``, ``contact.png`` and ``report.html``, which shows them all and
-    needs no other file; ``eval/<data name>/metrics.json`` holds the figures of all splits of the
+    needs no other file; ``pred.json`` and ``pred.zip`` if they are asked for;
+    ``eval/<data name>/metrics.json`` holds the figures of all splits of the
     latest evaluation. A ``fast_dev_run`` prints the table only.
 
     Args:
@@ -96,6 +101,10 @@ class EvaluationReport(pl.Callback):
         examples: how many of the worst, median and best samples the contact sheet shows.
         distance: of the mean hand from the camera, metres; only camera-space figures see it.
         rasterizer: draws the meshes of the contact sheet; None takes ``warp``.
+        submission: whose evaluation server to write ``pred.json`` and ``pred.zip`` for, beside the
+            report and in that data set's joint order and axes; where all labels are there, also
+            ``scores.txt``, as ``handrec score`` does. None takes the data module's ``submission``,
+            if it has one. Needs a hand model with MANO's vertices.
     """
 
     def __init__(
@@ -104,9 +113,10 @@ class EvaluationReport(pl.Callback):
         examples: int = 4,
         distance: float = 0.7,
         rasterizer: Rasterizer | None = None,
+        submission: ProtocolName | None = None,
     ) -> None:
         self.out, self.examples, self.distance = out, examples, distance
-        self.rasterizer = rasterizer
+        self.rasterizer, self.submission = rasterizer, submission
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start afresh."""
@@ -117,8 +127,22 @@ class EvaluationReport(pl.Callback):
         self._method = type(pl_module).__name__
         self._hand = pl_module.hand
         self._mean_hand = MeanHand(pl_module.hand, self.distance)
-        names = getattr(getattr(trainer, "datamodule", None), "test_splits", ("test",))
-        self._splits = [SplitEvaluation(name, self.examples) for name in names]
+        module = getattr(trainer, "datamodule", None)
+        self._splits = [
+            SplitEvaluation(name, self.examples, self._new_submission(module))
+            for name in getattr(module, "test_splits", ("test",))
+        ]
+
+    def _new_submission(self, module: object) -> Submission | None:
+        """Return what collects a split's hands, if they are to be handed in."""
+        count = len(self._hand.template)
+        if self.submission and count != VERTICES:
+            raise UserError(
+                f"submission={self.submission}: the server scores MANO's {VERTICES} vertices,"
+                f" {type(self._hand).__name__} has {count:,}"
+            )
+        name = self.submission or getattr(module, "submission", None)
+        return None if name is None else Submission(name, count)
 
     def on_test_batch_end(
         self,
@@ -142,6 +166,8 @@ class EvaluationReport(pl.Callback):
             for index, prediction in enumerate(predictions, start=1):
                 split.measure(f"iteration {index}", prediction, batch, f_scores=False)
         split.keep_examples(self._method, outputs, batch)
+        if split.submission:
+            split.submission.add(outputs, batch)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, log the figures and print the table."""
@@ -149,13 +175,17 @@ class EvaluationReport(pl.Callback):
         data = getattr(module, "name", "test")
         # Directory, figures and examples are collective: every rank takes part.
         folder = Path(self.out or trainer.log_dir or trainer.default_root_dir) / "eval" / data
-        reports, sheets = [], []
+        reports, sheets, submissions = [], [], []
         for split in self._splits:
             if split.metrics:
                 rows = split.rows()
                 sheets.append(_choose(split.gallery, rows[0].samples))
                 facts = self._facts(rows[0], split.name, trainer)
-                reports.append(SplitReport(split.name, rows, facts, suspicions(rows[0].results)))
+                warnings = suspicions(rows[0].results)
+                submissions.append(split.submission)
+                if split.submission:
+                    warnings += split.submission.gather()
+                reports.append(SplitReport(split.name, rows, facts, warnings))
         if not reports or not trainer.is_global_zero:
             return
         print_table(reports, f"{self._method} on {data}")
@@ -163,12 +193,14 @@ class EvaluationReport(pl.Callback):
             return
         for logger in trainer.loggers:
             logger.log_metrics(_logged(reports))
-        for report, chosen in zip(reports, sheets, strict=True):
+        for report, chosen, submission in zip(reports, sheets, submissions, strict=True):
             pictures = {"pck.png": pck_picture(report.rows)}
             if any(chosen.values()):
                 sheet = contact_sheet(chosen, self._hand.faces, self.rasterizer)
                 pictures["contact.png"] = (CONTACT_CAPTION, encode_png(sheet))
             write_split(folder / report.split, report, pictures)
+            if submission:
+                submission.write(folder / report.split)
             path = folder / report.split / "report.html"
             Console().print(f"report: {path}", soft_wrap=True)
         write_summary(folder / "metrics.json", reports)

@@ -19,6 +19,7 @@ TOOLS = {
     "doctor": ("handrec.cli.doctor", "say what is installed, what is missing and what to do"),
     "mano": ("handrec.cli.mano", "check or convert MANO files"),
     "fit-image": ("handrec.cli.fit_image", "fit a hand to one photo with 2D joints, no network"),
+    "score": ("handrec.cli.score", "score a pred.json as FreiHAND or HO-3D officially do"),
     "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
     "export-backbone": (
         "handrec.cli.export_backbone",
