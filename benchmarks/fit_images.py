@@ -49,7 +49,7 @@ def row(image: Path, side: str, fit: Fit, seconds: float) -> dict[str, Any]:
 def main() -> None:
     """Fit, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders")
     parser.add_argument("--left", nargs="*", default=[], help="names of photos of left hands")
     parser.add_argument("--pictures", type=Path, help="a folder to write what was fit to")
     parser.add_argument("--out", type=Path, help="a record to write")
@@ -60,6 +60,7 @@ def main() -> None:
             print(f"skipped: {folder} is not here; it wants photos and a COCO file of their joints")
     found = [pair for folder in chosen.images if folder.is_dir() for pair in photos(folder)]
     if not found:
+        print("no photos: name folders of annotated ones with --images")
         return
     torch.set_num_threads(1)
     hand, rasterizer, rows = OpenHand(), WarpRasterizer(), []

@@ -20,15 +20,15 @@ from handrec.records import write_record
 HANDREC = Path(sys.executable).with_name("handrec")
 
 
-def train_and_test(scale: str, seed: int) -> dict[str, float | int]:
-    """Return seconds and errors of one seed."""
+def train_and_test(experiment: str, scale: str, seed: int) -> dict[str, float | int]:
+    """Return seconds and errors of one seed of an experiment, on the test split."""
     start = time.perf_counter()
     choice = [f"--scale={scale}", f"--seed_everything={seed}"]
-    subprocess.run([HANDREC, "fit", "--exp=handmim", *choice], check=True)
+    subprocess.run([HANDREC, "fit", f"--exp={experiment}", *choice], check=True)
     trained = time.perf_counter()
-    subprocess.run([HANDREC, "test", "--run=handmim"], check=True)
+    subprocess.run([HANDREC, "test", f"--run={experiment}"], check=True)
     tested = time.perf_counter()
-    (report,) = (runs.resolve("handmim") / "eval").glob("*/test/metrics.json")
+    (report,) = (runs.resolve(experiment) / "eval").glob("*/test/metrics.json")
     results = json.loads(report.read_text())["results"]
     mean = results["mean hand"]["pa_mpjpe"]
     iterations = {
@@ -63,7 +63,7 @@ def main() -> None:
     chosen = parser.parse_args()
     start, rows = time.perf_counter(), []
     for seed in chosen.seeds:
-        rows.append(train_and_test(chosen.scale, seed))
+        rows.append(train_and_test("handmim", chosen.scale, seed))
         print(rows[-1], flush=True)
         if chosen.out:  # after every seed: nothing is lost if the next one fails
             name, config = f"handmim {chosen.scale}", {"scale": chosen.scale}
