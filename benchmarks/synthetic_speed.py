@@ -3,8 +3,9 @@
     python benchmarks/synthetic_speed.py [--size 128] [--count 10000] [--out FILE]
 
 Drawing: each appearance, on the CPU and on a GPU where there is one. Loading: a cached set through
-its loader, and with labels. The bar, on a CPU: 3,000 cached pictures loaded per second. CPU times
-are of one thread (``thread_time``), so that a busy machine does not blur them.
+its loader, and with labels. The bars, on a CPU: 120 everyday pictures of 128 px drawn per second on
+two cores, 3,000 cached pictures loaded per second on one. One thread is timed by its CPU time, so
+that a busy machine does not blur it; several by the clock on the wall.
 """
 
 import argparse
@@ -31,9 +32,10 @@ APPEARANCES: tuple[Appearance, ...] = (Plain(), Everyday(), Foreign())
 BATCH = 64
 
 
-def per_second(work: Callable[[], int], device: str, seconds: float = 2.0) -> float:
+def per_second(work: Callable[[], int], device: str, seconds: float = 4.0) -> float:
     """Return pictures per second of the fastest of some runs after the first."""
-    clock = time.perf_counter if device == "cuda" else time.thread_time
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
     work()
     best, begin = 0.0, clock()
     while best == 0.0 or clock() - begin < seconds:
@@ -94,19 +96,24 @@ def main() -> None:
     start = time.perf_counter()
     torch.set_num_threads(1)
     rows: list[dict[str, str | float]] = []
+    drawn = {}
     for appearance in APPEARANCES:
-        for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
-            place = "GPU" if device == "cuda" else "CPU, 1 thread"
-            speed = drawing(appearance, chosen.size, device)
+        for device, threads in [("cpu", 1), ("cpu", 2), ("cuda", 1)][
+            : 2 + torch.cuda.is_available()
+        ]:
+            torch.set_num_threads(threads)
+            place = "GPU" if device == "cuda" else f"CPU, {threads} thread" + "s" * (threads > 1)
+            speed = drawn[appearance.name, place] = drawing(appearance, chosen.size, device)
             rows.append({"what": f"drawing {appearance.name}", "on": place, "per_s": speed})
             print(f"{rows[-1]['what']}, {place}: {speed:.0f} pictures/s", flush=True)
+    torch.set_num_threads(1)
     loaded, labelled = loading(chosen.size, chosen.count)
     for what, speed in (("loading cached", loaded), ("loading and labelling", labelled)):
         rows.append({"what": what, "on": "CPU, 1 thread", "per_s": speed})
         print(f"{what}: {speed:.0f} pictures/s")
-    bar = "3,000 cached pictures loaded per second"
+    bar = "120 everyday pictures drawn on two threads and 3,000 cached ones loaded per second"
     config = {"size": chosen.size, "count": chosen.count, "batch": BATCH, "bar": bar}
-    config |= {"met": loaded >= 3000}
+    config |= {"met": loaded >= 3000 and drawn["everyday", "CPU, 2 threads"] >= 120}
     print(f"{bar}: met: {config['met']}")
     if chosen.out:
         seconds = time.perf_counter() - start

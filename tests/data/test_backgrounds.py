@@ -108,7 +108,7 @@ def test_columns_do_what_they_say(scenes):
     plain["scene"] = torch.full((1,), 0.3)
     picture = scenes.draw(plain, 42)
     # Untouched and whole, it is the bank's picture; the pictures of the bank have 63 pixels here.
-    bank = scenes._bank(42, torch.device("cpu"))
+    bank = scenes.bank(42, torch.device("cpu"))
     whole = bank[int(0.3 * len(bank))][None].float() / 255
     torch.testing.assert_close(
         picture,
@@ -142,7 +142,7 @@ def test_a_folder_gives_what_can_be_read_and_counts_the_rest(folder, caplog):
     family = FolderBackgrounds(str(folder))
     columns = looks(family, 20)
     pictures = family.draw(columns, 32)
-    assert family._bank(32, torch.device("cpu")).shape[0] == 4
+    assert family.bank(32, torch.device("cpu")).shape[0] == 4
     assert family.skipped == 3
     assert "skipped 3 of 7 images" in caplog.text
     assert pictures.shape == (20, 3, 32, 32)

@@ -85,7 +85,7 @@ class Backgrounds(ABC):
             size: side of the pictures, pixels.
         """
         scene = columns["scene"]
-        bank = self._bank(size, scene.device)
+        bank = self.bank(size, scene.device)
         index = (scene * len(bank)).long().clamp(max=len(bank) - 1)
         picture = F.grid_sample(
             bank[index].float(),
@@ -97,7 +97,7 @@ class Backgrounds(ABC):
         still = torch.zeros_like(columns["place"])
         return to_display(convolve(light, blur_kernel(still, columns["blur"], size)))
 
-    def _bank(self, size: int, device: torch.device) -> Tensor:
+    def bank(self, size: int, device: torch.device) -> Tensor:
         """Return the pictures, as small as pictures of ``size`` pixels want them."""
         if self._pictures is None:
             self._pictures = self.make()

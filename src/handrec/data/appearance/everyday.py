@@ -17,7 +17,7 @@ from handrec.data.appearance.base import Appearance, Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients, compose
 from handrec.data.appearance.lens import DEFAULT_LENS, Lens, LensOptions, expose, sample_lens
 from handrec.data.appearance.props import DEFAULT_PROPS, PropOptions, Props, sample_props
-from handrec.data.appearance.skin_bank import skin_bank
+from handrec.data.appearance.skin_bank import SkinBank, skin_bank
 from handrec.data.appearance.threads import draw_in_threads
 from handrec.data.scenes import Uniform
 
@@ -135,7 +135,15 @@ class Everyday(Appearance):
 
     def draw(self, stage: Stage, look: Look) -> Picture:
         """Return the pictures of a stage; cameras blur, add noise and compress."""
+        size = stage.camera.image_size[0]
+        self.backgrounds.bank(size, stage.pose.device)
+        self.bank(stage, size)
         return draw_in_threads(self._draw, stage, look)
+
+    def bank(self, stage: Stage, size: int) -> SkinBank:
+        """Return the identities painted for pictures of a size, painted on the first call."""
+        texels = min(_LARGEST_TEXTURE, max(64, _TEXELS_PER_PIXEL * size))
+        return skin_bank(stage.hand, texels, self.skins, self.seed)
 
     @torch.no_grad()
     def _draw(self, stage: Stage, look: Look) -> Picture:
@@ -147,8 +155,7 @@ class Everyday(Appearance):
 
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
         """Return what the stage is drawn with."""
-        texels = min(_LARGEST_TEXTURE, max(64, _TEXELS_PER_PIXEL * size))
-        bank = skin_bank(stage.hand, texels, self.skins, self.seed)
+        bank = self.bank(stage, size)
         own = (look["skin"] * self.skins).long()
         gain = exposure(bank.tone[own, 0] + look["tint"][:, 0])
         lights = _rows(Lights, look, "light")

@@ -29,7 +29,7 @@ def draw_in_threads(draw: Callable[[Stage, Look], Picture], stage: Stage, look: 
     everywhere in the process: the setting is global.
 
     Args:
-        draw: of any rows; without gradients.
+        draw: of any rows; without gradients. What it caches must be there already.
         stage: to be drawn.
         look: a row per hand.
     """
@@ -40,12 +40,10 @@ def draw_in_threads(draw: Callable[[Stage, Look], Picture], stage: Stage, look: 
     def share(rows: torch.Tensor) -> Picture:
         return draw(stage_rows(stage, rows), {name: x[rows] for name, x in look.items()})
 
-    # One alone: it fills the caches that all use.
-    first, rest = torch.arange(count).split([1, count - 1])
+    shares = torch.arange(count).split(min(_SHARE, -(-count // threads)))
     torch.set_num_threads(1)
     try:
-        parts = [share(first)]
-        parts += _pool().map(share, rest.split(min(_SHARE, -(-len(rest) // threads))))
+        parts = list(_pool().map(share, shares))
     finally:
         torch.set_num_threads(threads)
     return Picture(*(torch.cat(column) for column in zip(*parts, strict=True)))
