@@ -67,20 +67,22 @@ def turn_hand(
     hand: HandPrediction,
     rotation: Float[Tensor, "b 3 3"],
     centre: Float[Tensor, "b 3"],
+    place: Float[Tensor, "b 3"],
     camera: Camera,
 ) -> HandPrediction:
-    """Return the hand turned as a whole: ``X -> R (X - c) + c``, ``g -> R g``; differentiable.
+    """Return the hand turned as a whole: ``X -> R (X - c) + p``, ``g -> R g``; differentiable.
 
     Args:
         hand: any.
         rotation: ``R``, in the camera's frame.
-        centre: ``c``, the point that stays, metres.
+        centre: ``c``, metres.
+        place: ``p``, where that point goes; the same, or somewhere else.
         camera: that sees the turned hand.
     """
 
     def turned(points: Tensor) -> Tensor:  # written out: autocast would round a matrix product
         offset = points - centre[:, None]
-        return (rotation[:, None] * offset[..., None, :]).sum(-1) + centre[:, None]
+        return (rotation[:, None] * offset[..., None, :]).sum(-1) + place[:, None]
 
     root = (rotation[..., None] * hand.pose[:, 0, None]).sum(-2)
     joints = turned(hand.joints)

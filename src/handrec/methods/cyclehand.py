@@ -1,0 +1,405 @@
+"""CycleHand: turn the reconstructed hand, draw it, reconstruct the drawing, turn it back.
+
+D. Gao et al., "CycleHand: Increasing 3D Pose Estimation Ability on In-the-wild Monocular Image
+through Cyclic Flow", ACM MM 2022. Known from the abstract and the overview figure: the states (a)
+to (d), which of them are compared, texture VAE and renderer, a contrastive tie between pictures and
+drawings, mechanical constraints. All formulas and numbers are ours (docs/methods/cyclehand.md).
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from handrec.data.mixture import without_absent
+from handrec.errors import UserError
+from handrec.geometry.camera import resize_camera
+from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
+from handrec.hand.base import HandModel
+from handrec.hand.sampler import PoseSampler
+from handrec.losses import cycle as losses
+from handrec.losses.contrastive import domain_consistency, info_nce, turn_features
+from handrec.losses.distillation import Centre
+from handrec.losses.hand import dense_loss, masked_mean, total
+from handrec.methods.base import HandMethod
+from handrec.methods.cycle_flow import (
+    Cycle,
+    Flow,
+    Sight,
+    frozen_averages,
+    pick,
+    pick_batch,
+    sample_hands,
+    turn_and_draw,
+    turn_back,
+)
+from handrec.methods.handmim import supervised_terms
+from handrec.methods.loading import read_checkpoint
+from handrec.methods.optim import adamw_layer_decay, warmup_cosine
+from handrec.models.base import Backbone, Estimates, HeadFactory
+from handrec.models.cycle_scene import Own, Redrawn, without_hand
+from handrec.models.prototypes import PrototypeHead
+from handrec.models.texture_vae import Looks, TextureVAE
+from handrec.render.base import Rasterizer
+from handrec.render.shading import Texture, render_lit, render_positions
+from handrec.types import HandBatch, HandPrediction, Rendering
+
+#: Modules that phase 1 has not got.
+_OF_THE_CYCLE = ("projector.", "prototypes.", "teacher.", "centre.")
+
+
+@dataclass(frozen=True)
+class CycleHandWeights:
+    """Weights of the terms; one of weight 0 is not computed. Labels: see ``HandMIMWeights``.
+
+    Attributes:
+        vertices: of labelled pictures, as the next six.
+        joints: see ``vertices``.
+        local: see ``vertices``.
+        keypoints: see ``vertices``.
+        rotations: see ``vertices``.
+        shape: see ``vertices``.
+        dense: also of drawings.
+        photo: (a) against the picture.
+        latent: divergence of the texture's latent.
+        offset: square of the texture's offset.
+        variation: of the texture's offset.
+        rendered: (c) against (b), summed over iterations: "b<->c".
+        returned: (d) against (a): "a<->d".
+        photo_returned: (d) against the picture.
+        image: (d) against (a), as drawn.
+        contrast: InfoNCE of pictures and drawings.
+        distill: teacher and student across pictures and drawings.
+        limits: of joints.
+        penetration: of spheres.
+    """
+
+    vertices: float = 20.0
+    joints: float = 20.0
+    local: float = 40.0
+    keypoints: float = 2.0
+    rotations: float = 20.0
+    shape: float = 0.1
+    dense: float = 5.0
+    photo: float = 1.0
+    latent: float = 1e-4
+    offset: float = 1e-2
+    variation: float = 1e-3
+    rendered: float = 1.0
+    returned: float = 1.0
+    photo_returned: float = 1.0
+    image: float = 0.0
+    contrast: float = 0.1
+    distill: float = 0.0
+    limits: float = 0.1
+    penetration: float = 0.1
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How pictures and drawings are tied.
+
+    Attributes:
+        pairs: ``turned``: a picture and (b), whose features are turned back first. ``redrawn``: a
+            picture and a drawing of (a) itself, for the costs of another drawing.
+        temperature: of InfoNCE.
+        prototypes: of the teacher-student form.
+        momentum: of the teacher.
+    """
+
+    pairs: Literal["turned", "redrawn"] = "turned"
+    temperature: float = 0.5
+    prototypes: int = 1024
+    momentum: float = 0.996
+
+
+class CycleHand(HandMethod):
+    """A reconstructor that also learns from its own reconstructions of unlabelled pictures.
+
+    Args:
+        backbone: any.
+        head: builds the mesh head for the backbone and the hand.
+        hand: the hand model.
+        rasterizer: draws.
+        phase: ``base`` learns from labels, and texture and light from pictures; ``cycle`` adds the
+            cyclic flow.
+        checkpoint: of a run in phase ``base`` to start from.
+        weights: of the terms.
+        flow: how hands are turned and drawn.
+        appearance: of the drawings; None for the default.
+        contrast: how pictures and drawings are tied.
+        texture_size: texels along each side.
+        photo_size: side of the drawings that are compared with pictures; None for half the crop's.
+        lr: peak learning rate of head and last layer.
+        weight_decay: of matrices.
+        layer_decay: factor of the rate per backbone layer, towards the input.
+        warmup: share of the training spent warming up.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: HeadFactory,
+        hand: HandModel,
+        rasterizer: Rasterizer,
+        phase: Literal["base", "cycle"] = "cycle",
+        checkpoint: str | None = None,
+        weights: CycleHandWeights = CycleHandWeights(),
+        flow: Flow = Flow(),
+        appearance: Redrawn | None = None,
+        contrast: Contrast = Contrast(),
+        texture_size: int = 128,
+        photo_size: int | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
+        self.head = head(backbone, hand)
+        self.texture = TextureVAE(2 * backbone.channels, hand, texture_size)
+        self.spheres = SphereProxies(hand)
+        self.phase, self.checkpoint = phase, checkpoint
+        self.weights, self.flow, self.contrast = weights, flow, contrast
+        self.photo_size = photo_size
+        self.optimization = (lr, weight_decay, layer_decay)
+        self.warmup = warmup
+        if phase == "cycle":
+            self._build_cycle(appearance or Redrawn())
+
+    def _build_cycle(self, appearance: Redrawn) -> None:
+        self.appearance = appearance
+        self.sampler = PoseSampler(self.hand) if self.flow.hands == "sampled" else None
+        channels = 2 * self.backbone.channels
+        # 42 points of space, so that they can be turned.
+        self.projector = nn.Sequential(nn.Linear(channels, 512), nn.GELU(), nn.Linear(512, 126))
+        if self.weights.distill:
+            self.prototypes = PrototypeHead(channels, self.contrast.prototypes, 512)
+            self.centre = Centre(self.contrast.prototypes)
+            self.teacher = nn.ModuleList(
+                deepcopy(x).requires_grad_(False) for x in (self.backbone, self.prototypes)
+            )
+
+    def setup(self, stage: str) -> None:
+        """Start from phase 1; a training that goes on brings its own weights later."""
+        super().setup(stage)
+        if stage == "fit" and self.checkpoint is not None:
+            self.load_base(self.checkpoint)
+
+    def load_base(self, path: str) -> None:
+        """Take over the weights of a run in phase ``base``."""
+        state = read_checkpoint(Path(path))["state_dict"]
+        try:
+            missing, unexpected = self.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise UserError(f"{path} is of another architecture: {error}") from error
+        missing = [key for key in missing if not key.startswith(_OF_THE_CYCLE)]
+        if missing or unexpected:
+            raise UserError(f"{path} does not fit: {(missing + unexpected)[:3]}")
+        if self.weights.distill and self.phase == "cycle":
+            self.teacher[0].load_state_dict(self.backbone.state_dict())
+
+    def see(self, batch: HandBatch) -> Sight:
+        """Return features and every iteration's hands of a batch's images."""
+        features = self.backbone.encode(batch.image)
+        pooled = torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1)
+        return Sight(pooled, self.head.regress(features, batch.camera))
+
+    def reconstruct(self, batch: HandBatch) -> HandPrediction:
+        """Return the last iteration's hands with their textures and lights."""
+        sight = self.see(batch)
+        looks = self.texture(sight.features)
+        hands = sight.estimates.iterations[-1]
+        light = torch.cat([looks.ambient, looks.diffuse, looks.direction], dim=1)
+        return hands._replace(texture=looks.texture, light=light)
+
+    def iterations(self, batch: HandBatch) -> list[HandPrediction]:
+        """Return every iteration's hands; the report shows whether the error falls."""
+        return self.see(batch).estimates.iterations
+
+    def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch of labelled and unlabelled pictures."""
+        batch = without_absent(batch)
+        sight = self.see(batch)
+        looks = self.texture(sight.features)
+        hands = sight.estimates.iterations[-1]
+        terms = self._supervised(sight.estimates, batch)
+        terms |= _texture_terms(looks) | self._mechanical(hands)
+        if self.weights.photo:
+            # In phase 1 texture and light learn from where the hand is, not the other way round.
+            fixed = HandPrediction(*(x.detach() for x in hands[:6]))
+            drawn = self.draw(hands if self.phase == "cycle" else fixed, looks, batch)
+            terms["photo"] = self._photometric(drawn, batch, torch.ones_like(batch.has_mask))
+        if self.phase == "cycle":
+            terms |= self._cycle_terms(self.cycle(batch, sight, looks), batch, sight, looks)
+        terms = {name: term for name, term in terms.items() if getattr(self.weights, name)}
+        loss = total(terms, self.weights)
+        self.log_losses(terms, loss)
+        return loss
+
+    def cycle(self, batch: HandBatch, sight: Sight, looks: Looks) -> Cycle:
+        """Return the four states of some of a batch's pictures."""
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        count = max(2, round(self.flow.share * len(batch.image)))
+        rows = torch.randperm(len(batch.image), generator=generator)[:count].to(batch.image.device)
+        source, own_looks = pick_batch(batch, rows), looks.rows(rows)
+        first = pick(sight.estimates.iterations[-1], rows)
+        hands = HandPrediction(*(x.detach() for x in first[:6]))
+        own = Own(own_looks.texture.detach(), self._backgrounds(hands, source))
+        if self.sampler is not None:
+            hands = sample_hands(self.sampler, self.hand, hands, generator)
+        turned = turn_and_draw(
+            hands, source, own, self.flow, self.hand, self.rasterizer, self.appearance,
+            self.progress(), generator,
+        )  # fmt: skip
+        with frozen_averages(self.backbone, self.head):
+            seen = self.see(turned.batch)
+        returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
+        return Cycle(rows, first, turned, seen, returned, self._trust(sight, batch)[rows])
+
+    def progress(self) -> float:
+        """Return the share of the training that is over."""
+        return self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+
+    @torch.no_grad()
+    def _backgrounds(self, hands: HandPrediction, source: HandBatch) -> Tensor:
+        """Return the pictures without the hands: where they are known to be, or believed to be."""
+        _, mask = render_positions(self.rasterizer, self.hand, hands.vertices, source.camera)
+        known = source.has_mask.view(-1, 1, 1, 1) > 0
+        return without_hand(source.image, torch.where(known, source.mask, mask))
+
+    @torch.no_grad()
+    def _trust(self, sight: Sight, batch: HandBatch) -> Float[Tensor, " b"]:
+        """Return how far (a) agrees with keypoints, or without any with its own last guess."""
+        *_, before, last = [sight.estimates.iterations[0], *sight.estimates.iterations]
+        known = batch.confidence.amax(1, keepdim=True) > 0
+        target = torch.where(known[..., None], batch.keypoints_2d, before.keypoints_2d)
+        confidence = torch.where(known, batch.confidence, 1.0)
+        return losses.keypoint_agreement(
+            last.keypoints_2d, target, confidence, batch.camera.image_size, self.flow.tolerance
+        )
+
+    def _supervised(self, estimates: Estimates, batch: HandBatch) -> dict[str, Tensor]:
+        """Compare with the labels there are."""
+        per_iteration = [supervised_terms(hands, batch) for hands in estimates.iterations]
+        terms = {
+            name: torch.stack([terms[name] for terms in per_iteration]).sum()
+            for name in per_iteration[0]
+        }
+        if estimates.dense is not None:
+            terms["dense"] = self._dense(estimates.dense, batch)
+        return terms
+
+    def _dense(self, dense: Tensor, batch: HandBatch) -> Tensor:
+        height, width = dense.shape[-2:]
+        position, mask = render_positions(
+            self.rasterizer, self.hand, batch.vertices, batch.camera, (height, width)
+        )
+        return dense_loss(dense.float(), position, mask, batch.has_vertices)
+
+    def _mechanical(self, hands: HandPrediction) -> dict[str, Tensor]:
+        angles = joint_angles(hands.pose, self.hand.joint_axes)
+        return {
+            "limits": losses.limits_loss(limit_excess(angles, self.hand.joint_limits)),
+            "penetration": losses.penetration_loss(self.spheres.penetration(hands.joints)),
+        }
+
+    def draw(self, hands: HandPrediction, looks: Looks, batch: HandBatch) -> Rendering:
+        """Return the hands in their own looks as the batch's cameras see them, differentiably."""
+        side = self.photo_size or batch.image.shape[-1] // 2
+        texture = Texture(looks.texture, self.hand.uv, self.hand.uv_faces)
+        light = looks.light(hands.vertices.detach().mean(1))
+        camera = resize_camera(batch.camera, (side, side))
+        return render_lit(
+            self.rasterizer, hands.vertices, self.hand.faces, light, camera, texture=texture,
+            linear=True,
+        )  # fmt: skip
+
+    def _photometric(self, drawn: Rendering, batch: HandBatch, weight: Tensor) -> Tensor:
+        """Compare drawings with pictures where both show the hand."""
+        size = drawn.image.shape[-2:]
+        image, mask = (
+            F.interpolate(x, size, mode="bilinear", antialias=True)
+            for x in (batch.image.float(), batch.mask)
+        )
+        known = batch.has_mask.view(-1, 1, 1, 1) > 0
+        seen = drawn.mask.detach() * torch.where(known, mask, 1.0)
+        return losses.photometric_loss(drawn.image, image, seen, weight)
+
+    def _cycle_terms(
+        self, cycle: Cycle, batch: HandBatch, sight: Sight, looks: Looks
+    ) -> dict[str, Tensor]:
+        """Return the terms of the flow: (b) and (c), (a) and (d), pictures and drawings."""
+        weights, drawing, weight = self.weights, cycle.turned.batch, cycle.turned.weight
+        ramp = min(1.0, self.progress() / self.flow.ramp) if self.flow.ramp else 1.0
+        per_iteration = [
+            losses.rendered_view_loss(hands, drawing, weight)
+            for hands in cycle.seen.estimates.iterations
+        ]
+        rendered = torch.stack(per_iteration).sum()
+        if cycle.seen.estimates.dense is not None:
+            dense = self._dense(cycle.seen.estimates.dense, drawing)
+            rendered = rendered + weights.dense * dense
+        terms = {"rendered": ramp * rendered}
+        if self.sampler is None:
+            believed = weight * cycle.trust
+            returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
+            terms["returned"] = ramp * returned
+            terms |= self._drawn_terms(cycle, batch, looks, believed)
+            terms |= self._domain_terms(cycle, batch, sight)
+        return terms
+
+    def _drawn_terms(
+        self, cycle: Cycle, batch: HandBatch, looks: Looks, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Draw (d) in the looks of (a): it must fit the picture, and the drawing of (a)."""
+        if not (self.weights.photo_returned or self.weights.image):
+            return {}
+        source, own = pick_batch(batch, cycle.rows), looks.rows(cycle.rows)
+        drawn = self.draw(cycle.returned, own, source)
+        terms = {"photo_returned": self._photometric(drawn, source, weight)}
+        if self.weights.image:
+            first = self.draw(cycle.first, own, source)
+            terms["image"] = masked_mean((drawn.image - first.image).abs(), weight)
+        return terms
+
+    def _domain_terms(self, cycle: Cycle, batch: HandBatch, sight: Sight) -> dict[str, Tensor]:
+        """Tie the features of pictures to those of drawings of the same hands."""
+        terms = {}
+        turned, mine = cycle.seen.features, sight.features[cycle.rows]
+        if self.weights.contrast and self.contrast.pairs == "turned":
+            back = turn_features(self.projector(turned), cycle.turned.rotation.mT)
+            terms["contrast"] = info_nce(self.projector(mine), back, self.contrast.temperature)
+        if self.weights.contrast and self.contrast.pairs == "redrawn":
+            terms["contrast"] = torch.zeros(())
+        if self.weights.distill:
+            terms["distill"] = torch.zeros(())
+        return terms
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with layer decay; warm-up and cosine by step."""
+        rest = [self.head, self.texture]
+        rest += [self.projector] if self.phase == "cycle" else []
+        optimizer = adamw_layer_decay(self.backbone.model, rest, *self.optimization)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def _texture_terms(looks: Looks) -> dict[str, Tensor]:
+    return {
+        "latent": losses.gaussian_divergence(looks.mean, looks.log_variance),
+        "offset": looks.offset.square().mean(),
+        "variation": losses.total_variation(looks.offset),
+    }
