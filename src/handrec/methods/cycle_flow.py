@@ -24,6 +24,9 @@ from handrec.types import Camera, Hand, HandBatch, HandPrediction
 #: A drawn hand is at least this far from the camera, metres: nearer ones are moved back.
 NEAREST = 0.3
 
+#: What leaves hands as they are.
+NO_TURN = Turns(bounds=(0.0, 0.0))
+
 #: How far a crop's centre is off its hand's, shares of the crop.
 _OFF_CENTRE = 0.05
 
@@ -82,6 +85,7 @@ class Cycle(NamedTuple):
         seen: features of (b), and (c) after every iteration.
         returned: (d).
         trust: in (a), 0 to 1.
+        redrawn: drawings of (a) as it was seen, or None.
     """
 
     rows: Int[Tensor, " n"]
@@ -90,6 +94,7 @@ class Cycle(NamedTuple):
     seen: "Sight"
     returned: HandPrediction
     trust: Float[Tensor, " n"]
+    redrawn: HandBatch | None
 
 
 class Sight(NamedTuple):
@@ -107,6 +112,11 @@ class Sight(NamedTuple):
 def pick(hands: HandPrediction, rows: Int[Tensor, " n"]) -> HandPrediction:
     """Return some hands; texture and light are left out."""
     return HandPrediction(*(column[rows] for column in hands[:6]))
+
+
+def detached(hands: HandPrediction) -> HandPrediction:
+    """Return hands without their gradient; texture and light are left out."""
+    return HandPrediction(*(column.detach() for column in hands[:6]))
 
 
 def pick_batch(batch: HandBatch, rows: Int[Tensor, " n"]) -> HandBatch:

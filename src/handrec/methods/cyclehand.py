@@ -7,13 +7,14 @@ drawings, mechanical constraints. All formulas and numbers are ours (docs/method
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -29,9 +30,11 @@ from handrec.losses.distillation import Centre
 from handrec.losses.hand import dense_loss, masked_mean, total
 from handrec.methods.base import HandMethod
 from handrec.methods.cycle_flow import (
+    NO_TURN,
     Cycle,
     Flow,
     Sight,
+    detached,
     frozen_averages,
     pick,
     pick_batch,
@@ -42,7 +45,7 @@ from handrec.methods.cycle_flow import (
 from handrec.methods.handmim import supervised_terms
 from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import adamw_layer_decay, warmup_cosine
-from handrec.models.base import Backbone, Estimates, HeadFactory
+from handrec.models.base import Backbone, Estimates, Features, HeadFactory
 from handrec.models.cycle_scene import Own, Redrawn, without_hand
 from handrec.models.prototypes import PrototypeHead
 from handrec.models.texture_vae import Looks, TextureVAE
@@ -51,7 +54,7 @@ from handrec.render.shading import Texture, render_lit, render_positions
 from handrec.types import HandBatch, HandPrediction, Rendering
 
 #: Modules that phase 1 has not got.
-_OF_THE_CYCLE = ("projector.", "prototypes.", "teacher.", "centre.")
+_OF_THE_CYCLE = ("projector.", "prototypes.", "teacher.", "centre.", "sampler.")
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,15 @@ class CycleHand(HandMethod):
         self.photo_size = photo_size
         self.optimization = (lr, weight_decay, layer_decay)
         self.warmup = warmup
+        self.sampler: PoseSampler | None = None
+        self.teacher: nn.ModuleList | None = None
         if phase == "cycle":
             self._build_cycle(appearance or Redrawn())
 
     def _build_cycle(self, appearance: Redrawn) -> None:
         self.appearance = appearance
-        self.sampler = PoseSampler(self.hand) if self.flow.hands == "sampled" else None
+        if self.flow.hands == "sampled":
+            self.sampler = PoseSampler(self.hand)
         channels = 2 * self.backbone.channels
         # 42 points of space, so that they can be turned.
         self.projector = nn.Sequential(nn.Linear(channels, 512), nn.GELU(), nn.Linear(512, 126))
@@ -204,14 +210,18 @@ class CycleHand(HandMethod):
         missing = [key for key in missing if not key.startswith(_OF_THE_CYCLE)]
         if missing or unexpected:
             raise UserError(f"{path} does not fit: {(missing + unexpected)[:3]}")
-        if self.weights.distill and self.phase == "cycle":
+        if self.teacher is not None:
             self.teacher[0].load_state_dict(self.backbone.state_dict())
 
     def see(self, batch: HandBatch) -> Sight:
         """Return features and every iteration's hands of a batch's images."""
         features = self.backbone.encode(batch.image)
-        pooled = torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1)
-        return Sight(pooled, self.head.regress(features, batch.camera))
+        return Sight(self.describe(features), self.head.regress(features, batch.camera))
+
+    @staticmethod
+    def describe(features: Features) -> Float[Tensor, "b c"]:
+        """Return one vector per image: pooled features and the mean of the grid's."""
+        return torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1)
 
     def reconstruct(self, batch: HandBatch) -> HandPrediction:
         """Return the last iteration's hands with their textures and lights."""
@@ -233,37 +243,52 @@ class CycleHand(HandMethod):
         hands = sight.estimates.iterations[-1]
         terms = self._supervised(sight.estimates, batch)
         terms |= _texture_terms(looks) | self._mechanical(hands)
+        rows = self.choose(len(batch.image)).to(batch.image.device)
         if self.weights.photo:
             # In phase 1 texture and light learn from where the hand is, not the other way round.
-            fixed = HandPrediction(*(x.detach() for x in hands[:6]))
-            drawn = self.draw(hands if self.phase == "cycle" else fixed, looks, batch)
-            terms["photo"] = self._photometric(drawn, batch, torch.ones_like(batch.has_mask))
+            first = pick(hands if self.phase == "cycle" else detached(hands), rows)
+            source = pick_batch(batch, rows)
+            drawn = self.draw(first, looks.rows(rows), source)
+            terms["photo"] = self._photometric(drawn, source, torch.ones_like(source.has_mask))
         if self.phase == "cycle":
-            terms |= self._cycle_terms(self.cycle(batch, sight, looks), batch, sight, looks)
+            terms |= self._cycle_terms(self.cycle(batch, sight, looks, rows), batch, sight, looks)
         terms = {name: term for name, term in terms.items() if getattr(self.weights, name)}
         loss = total(terms, self.weights)
         self.log_losses(terms, loss)
         return loss
 
-    def cycle(self, batch: HandBatch, sight: Sight, looks: Looks) -> Cycle:
+    def choose(self, count: int) -> Int[Tensor, " n"]:
+        """Return random rows of a batch: those that are drawn."""
+        return torch.randperm(count)[: max(1, round(self.flow.share * count))]
+
+    def cycle(
+        self, batch: HandBatch, sight: Sight, looks: Looks, rows: Int[Tensor, " n"]
+    ) -> Cycle:
         """Return the four states of some of a batch's pictures."""
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        count = max(2, round(self.flow.share * len(batch.image)))
-        rows = torch.randperm(len(batch.image), generator=generator)[:count].to(batch.image.device)
-        source, own_looks = pick_batch(batch, rows), looks.rows(rows)
+        source = pick_batch(batch, rows)
         first = pick(sight.estimates.iterations[-1], rows)
-        hands = HandPrediction(*(x.detach() for x in first[:6]))
-        own = Own(own_looks.texture.detach(), self._backgrounds(hands, source))
+        hands = detached(first)
+        own = Own(looks.texture[rows].detach(), self._backgrounds(hands, source))
         if self.sampler is not None:
             hands = sample_hands(self.sampler, self.hand, hands, generator)
-        turned = turn_and_draw(
-            hands, source, own, self.flow, self.hand, self.rasterizer, self.appearance,
-            self.progress(), generator,
+        draw = partial(
+            turn_and_draw, hands, source, own, model=self.hand, rasterizer=self.rasterizer,
+            appearance=self.appearance, progress=self.progress(), generator=generator,
         )  # fmt: skip
+        turned = draw(flow=self.flow)
+        redrawn = draw(flow=replace(self.flow, turns=NO_TURN)).batch if self._redraws else None
         with frozen_averages(self.backbone, self.head):
             seen = self.see(turned.batch)
         returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
-        return Cycle(rows, first, turned, seen, returned, self._trust(sight, batch)[rows])
+        trust = self._trust(sight, batch)[rows]
+        return Cycle(rows, first, turned, seen, returned, trust, redrawn)
+
+    @property
+    def _redraws(self) -> bool:
+        """Whether hands are also drawn as they were seen."""
+        pairs = self.weights.contrast > 0 and self.contrast.pairs == "redrawn"
+        return self.sampler is None and (pairs or self.weights.distill > 0)
 
     def progress(self) -> float:
         """Return the share of the training that is over."""
@@ -315,7 +340,10 @@ class CycleHand(HandMethod):
     def draw(self, hands: HandPrediction, looks: Looks, batch: HandBatch) -> Rendering:
         """Return the hands in their own looks as the batch's cameras see them, differentiably."""
         side = self.photo_size or batch.image.shape[-1] // 2
-        texture = Texture(looks.texture, self.hand.uv, self.hand.uv_faces)
+        # As many texels as pixels can show: fewer to decode, and no need for a pyramid.
+        texels = min(2 * side, looks.texture.shape[-1])
+        image = F.interpolate(looks.texture, (texels, texels), mode="bilinear", antialias=True)
+        texture = Texture(image, self.hand.uv, self.hand.uv_faces, mipmaps=False)
         light = looks.light(hands.vertices.detach().mean(1))
         camera = resize_camera(batch.camera, (side, side))
         return render_lit(
@@ -373,21 +401,55 @@ class CycleHand(HandMethod):
 
     def _domain_terms(self, cycle: Cycle, batch: HandBatch, sight: Sight) -> dict[str, Tensor]:
         """Tie the features of pictures to those of drawings of the same hands."""
-        terms = {}
-        turned, mine = cycle.seen.features, sight.features[cycle.rows]
-        if self.weights.contrast and self.contrast.pairs == "turned":
-            back = turn_features(self.projector(turned), cycle.turned.rotation.mT)
-            terms["contrast"] = info_nce(self.projector(mine), back, self.contrast.temperature)
-        if self.weights.contrast and self.contrast.pairs == "redrawn":
-            terms["contrast"] = torch.zeros(())
-        if self.weights.distill:
-            terms["distill"] = torch.zeros(())
+        terms, mine, drawn = {}, sight.features[cycle.rows], cycle.seen.features
+        if cycle.redrawn is not None:
+            with frozen_averages(self.backbone):
+                drawn = self.describe(self.backbone.encode(cycle.redrawn.image))
+        if self.weights.contrast:
+            first, second = self.projector(mine), self.projector(drawn)
+            if cycle.redrawn is None:
+                second = turn_features(second, cycle.turned.rotation.mT)
+            terms["contrast"] = info_nce(first, second, self.contrast.temperature)
+        if cycle.redrawn is not None and self.weights.distill:
+            images = torch.cat([batch.image[cycle.rows], cycle.redrawn.image])
+            terms["distill"] = self._distill(torch.cat([mine, drawn]), images)
         return terms
+
+    def _distill(self, features: Tensor, images: Tensor) -> Tensor:
+        """Compare student and teacher across pictures and drawings, these after those."""
+        backbone, prototypes = self.teacher
+        with torch.no_grad():
+            seen = self.describe(backbone.encode(images))
+            targets = prototypes.score(prototypes.embed(seen))
+        logits = self.prototypes.score(self.prototypes.embed(features))
+        pairs = (x.unflatten(0, (2, -1)) for x in (logits, targets))
+        term = domain_consistency(*pairs, self.centre.value)
+        self.centre.update(targets.mean(0))
+        return term
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the teacher follow: ``t <- m t + (1 - m) s``; statistics are copied."""
+        if self.teacher is None:
+            return
+        student = nn.ModuleList([self.backbone, self.prototypes])
+        pairs = tuple(self.teacher.parameters()), tuple(student.parameters())
+        torch._foreach_lerp_(*pairs, 1 - self.contrast.momentum)
+        for mine, theirs in zip(self.teacher.buffers(), student.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def train(self, mode: bool = True) -> "CycleHand":
+        """Train the student; the teacher stays as it is used, without dropout."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with layer decay; warm-up and cosine by step."""
         rest = [self.head, self.texture]
         rest += [self.projector] if self.phase == "cycle" else []
+        rest += [self.prototypes] if self.teacher is not None else []
         optimizer = adamw_layer_decay(self.backbone.model, rest, *self.optimization)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
