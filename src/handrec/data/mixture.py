@@ -139,7 +139,15 @@ class SyntheticMixture(SyntheticHands):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return both kinds of training pictures, shuffled; incomplete batches are dropped."""
         mixed = PicturesAndTargets(self.tables["train"], self.target.tables["train"], self.count)
-        return self._loader(mixed, self.batch_size - self.count, shuffle=True)
+        return DataLoader(
+            mixed,
+            self.batch_size - self.count,
+            shuffle=True,
+            drop_last=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_as_is,
+        )
 
     def on_after_batch_transfer(
         self, batch: SceneBatch | MixedBatch, dataloader_idx: int
@@ -158,6 +166,11 @@ class SyntheticMixture(SyntheticHands):
         return HandBatch(*map(torch.cat, zip(*both, strict=True)))
 
 
+def _as_is(batch: MixedBatch) -> MixedBatch:
+    """Keep what ``__getitems__`` returned: it is a batch already."""
+    return batch
+
+
 def without_labels(batch: HandBatch) -> HandBatch:
     """Return the batch with image and camera, and nothing else that was known of its hands."""
     absent = {flag: torch.zeros_like(getattr(batch, flag)) for flag in _LABELS}
@@ -172,10 +185,10 @@ def without_absent(batch: HandBatch) -> HandBatch:
         for flag, names in _LABELS.items()
         for name in names
     }
-    return batch._replace(
-        keypoints_2d=_present(batch.keypoints_2d, batch.confidence > 0), **blank
-    )
+    return batch._replace(keypoints_2d=_present(batch.keypoints_2d, batch.confidence > 0), **blank)
 
 
 def _present(label: Tensor, present: Tensor) -> Tensor:
-    return torch.where(present.reshape(*present.shape, *[1] * (label.ndim - present.ndim)), label, 0)
+    return torch.where(
+        present.reshape(*present.shape, *[1] * (label.ndim - present.ndim)), label, 0
+    )

@@ -70,4 +70,5 @@ def turn_features(
         rotation: of each sample.
     """
     points = features.float().unflatten(1, (-1, 3))
-    return (rotation[:, None] * points[:, :, None]).sum(-1).flatten(1)
+    turned: Tensor = (rotation[:, None] * points[:, :, None]).sum(-1)
+    return turned.flatten(1)

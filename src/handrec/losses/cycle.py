@@ -28,7 +28,9 @@ _WINDOW = 5
 
 
 def geodesic_loss(
-    predicted: Float[Tensor, "b j 3 3"], target: Float[Tensor, "b j 3 3"], weight: Float[Tensor, " b"]
+    predicted: Float[Tensor, "b j 3 3"],
+    target: Float[Tensor, "b j 3 3"],
+    weight: Float[Tensor, " b"],
 ) -> Float[Tensor, ""]:
     """Return the mean angle between rotations, radians.
 
@@ -135,7 +137,7 @@ def photometric_loss(
 
 
 def limits_loss(excess: Float[Tensor, "b 15 3"]) -> Float[Tensor, ""]:
-    """Return the squared excess over joint limits, square radians: summed over axes, mean of joints.
+    """Return the squared excess over joint limits, radians: summed over axes, mean of joints.
 
     Args:
         excess: see :func:`~handrec.hand.anatomy.limit_excess`.
@@ -161,7 +163,7 @@ def total_variation(image: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
 def gaussian_divergence(
     mean: Float[Tensor, "b z"], log_variance: Float[Tensor, "b z"]
 ) -> Float[Tensor, ""]:
-    """Return ``KL(N(mean, variance), N(0, 1))`` in nats, summed over dimensions, mean of samples."""
+    """Return ``KL(N(mean, variance), N(0, 1))``, nats, summed over dimensions, mean of samples."""
     terms = mean.square() + log_variance.exp() - 1 - log_variance
     return terms.sum(1).mean() / 2
 
@@ -185,4 +187,5 @@ def keypoint_agreement(
     with torch.no_grad():
         distance = (keypoints - target).norm(dim=-1) / max(image_size)
         mean = (distance * confidence).sum(1) / confidence.sum(1).clamp(min=1e-6)
-        return (-mean / tolerance).exp()
+        trust: Tensor = (-mean / tolerance).exp()
+    return trust

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -48,13 +48,16 @@ class Flow:
     """
 
     share: float = 0.5
-    turns: Turns = Turns()
-    kept: Shares = Shares()
+    turns: Turns = field(default_factory=Turns)
+    kept: Shares = field(default_factory=Shares)
     hands: Literal["reconstructed", "sampled"] = "reconstructed"
     margin: tuple[float, float] = (1.1, 1.3)
     smallest: float = 0.03
     ramp: float = 0.1
     tolerance: float = 0.1
+
+
+DEFAULT_FLOW = Flow()
 
 
 class Turned(NamedTuple):

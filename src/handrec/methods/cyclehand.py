@@ -6,7 +6,6 @@ to (d), which of them are compared, texture VAE and renderer, a contrastive tie 
 drawings, mechanical constraints. All formulas and numbers are ours (docs/methods/cyclehand.md).
 """
 
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from handrec.data.mixture import without_absent
 from handrec.errors import UserError
@@ -25,11 +24,10 @@ from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 from handrec.losses import cycle as losses
-from handrec.losses.contrastive import domain_consistency, info_nce, turn_features
-from handrec.losses.distillation import Centre
 from handrec.losses.hand import dense_loss, masked_mean, total
 from handrec.methods.base import HandMethod
 from handrec.methods.cycle_flow import (
+    DEFAULT_FLOW,
     NO_TURN,
     Cycle,
     Flow,
@@ -45,16 +43,16 @@ from handrec.methods.cycle_flow import (
 from handrec.methods.handmim import supervised_terms
 from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import adamw_layer_decay, warmup_cosine
-from handrec.models.base import Backbone, Estimates, Features, HeadFactory
+from handrec.models.base import Backbone, Estimates, HeadFactory
 from handrec.models.cycle_scene import Own, Redrawn, without_hand
-from handrec.models.prototypes import PrototypeHead
+from handrec.models.domains import Contrast, DomainTie, describe
 from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
 from handrec.render.shading import Texture, render_lit, render_positions
 from handrec.types import HandBatch, HandPrediction, Rendering
 
 #: Modules that phase 1 has not got.
-_OF_THE_CYCLE = ("projector.", "prototypes.", "teacher.", "centre.", "sampler.")
+_OF_THE_CYCLE = ("tie.", "sampler.")
 
 
 @dataclass(frozen=True)
@@ -104,24 +102,6 @@ class CycleHandWeights:
     penetration: float = 0.1
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """How pictures and drawings are tied.
-
-    Attributes:
-        pairs: ``turned``: a picture and (b), whose features are turned back first. ``redrawn``: a
-            picture and a drawing of (a) itself, for the costs of another drawing.
-        temperature: of InfoNCE.
-        prototypes: of the teacher-student form.
-        momentum: of the teacher.
-    """
-
-    pairs: Literal["turned", "redrawn"] = "turned"
-    temperature: float = 0.5
-    prototypes: int = 1024
-    momentum: float = 0.996
-
-
 class CycleHand(HandMethod):
     """A reconstructor that also learns from its own reconstructions of unlabelled pictures.
 
@@ -154,7 +134,7 @@ class CycleHand(HandMethod):
         phase: Literal["base", "cycle"] = "cycle",
         checkpoint: str | None = None,
         weights: CycleHandWeights = CycleHandWeights(),
-        flow: Flow = Flow(),
+        flow: Flow = DEFAULT_FLOW,
         appearance: Redrawn | None = None,
         contrast: Contrast = Contrast(),
         texture_size: int = 128,
@@ -176,23 +156,10 @@ class CycleHand(HandMethod):
         self.optimization = (lr, weight_decay, layer_decay)
         self.warmup = warmup
         self.sampler: PoseSampler | None = None
-        self.teacher: nn.ModuleList | None = None
         if phase == "cycle":
-            self._build_cycle(appearance or Redrawn())
-
-    def _build_cycle(self, appearance: Redrawn) -> None:
-        self.appearance = appearance
-        if self.flow.hands == "sampled":
-            self.sampler = PoseSampler(self.hand)
-        channels = 2 * self.backbone.channels
-        # 42 points of space, so that they can be turned.
-        self.projector = nn.Sequential(nn.Linear(channels, 512), nn.GELU(), nn.Linear(512, 126))
-        if self.weights.distill:
-            self.prototypes = PrototypeHead(channels, self.contrast.prototypes, 512)
-            self.centre = Centre(self.contrast.prototypes)
-            self.teacher = nn.ModuleList(
-                deepcopy(x).requires_grad_(False) for x in (self.backbone, self.prototypes)
-            )
+            self.appearance = appearance or Redrawn()
+            self.tie = DomainTie(backbone, contrast, weights.distill > 0)
+            self.sampler = PoseSampler(hand) if flow.hands == "sampled" else None
 
     def setup(self, stage: str) -> None:
         """Start from phase 1; a training that goes on brings its own weights later."""
@@ -210,18 +177,13 @@ class CycleHand(HandMethod):
         missing = [key for key in missing if not key.startswith(_OF_THE_CYCLE)]
         if missing or unexpected:
             raise UserError(f"{path} does not fit: {(missing + unexpected)[:3]}")
-        if self.teacher is not None:
-            self.teacher[0].load_state_dict(self.backbone.state_dict())
+        if self.phase == "cycle":
+            self.tie.follow(self.backbone, momentum=0.0)
 
     def see(self, batch: HandBatch) -> Sight:
         """Return features and every iteration's hands of a batch's images."""
         features = self.backbone.encode(batch.image)
-        return Sight(self.describe(features), self.head.regress(features, batch.camera))
-
-    @staticmethod
-    def describe(features: Features) -> Float[Tensor, "b c"]:
-        """Return one vector per image: pooled features and the mean of the grid's."""
-        return torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1)
+        return Sight(describe(features), self.head.regress(features, batch.camera))
 
     def reconstruct(self, batch: HandBatch) -> HandPrediction:
         """Return the last iteration's hands with their textures and lights."""
@@ -261,9 +223,7 @@ class CycleHand(HandMethod):
         """Return random rows of a batch: those that are drawn."""
         return torch.randperm(count)[: max(1, round(self.flow.share * count))]
 
-    def cycle(
-        self, batch: HandBatch, sight: Sight, looks: Looks, rows: Int[Tensor, " n"]
-    ) -> Cycle:
+    def cycle(self, batch: HandBatch, sight: Sight, looks: Looks, rows: Int[Tensor, " n"]) -> Cycle:
         """Return the four states of some of a batch's pictures."""
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         source = pick_batch(batch, rows)
@@ -404,52 +364,23 @@ class CycleHand(HandMethod):
         terms, mine, drawn = {}, sight.features[cycle.rows], cycle.seen.features
         if cycle.redrawn is not None:
             with frozen_averages(self.backbone):
-                drawn = self.describe(self.backbone.encode(cycle.redrawn.image))
+                drawn = describe(self.backbone.encode(cycle.redrawn.image))
         if self.weights.contrast:
-            first, second = self.projector(mine), self.projector(drawn)
-            if cycle.redrawn is None:
-                second = turn_features(second, cycle.turned.rotation.mT)
-            terms["contrast"] = info_nce(first, second, self.contrast.temperature)
+            rotation = cycle.turned.rotation if cycle.redrawn is None else None
+            terms["contrast"] = self.tie.contrast(mine, drawn, rotation)
         if cycle.redrawn is not None and self.weights.distill:
             images = torch.cat([batch.image[cycle.rows], cycle.redrawn.image])
-            terms["distill"] = self._distill(torch.cat([mine, drawn]), images)
+            terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images)
         return terms
 
-    def _distill(self, features: Tensor, images: Tensor) -> Tensor:
-        """Compare student and teacher across pictures and drawings, these after those."""
-        backbone, prototypes = self.teacher
-        with torch.no_grad():
-            seen = self.describe(backbone.encode(images))
-            targets = prototypes.score(prototypes.embed(seen))
-        logits = self.prototypes.score(self.prototypes.embed(features))
-        pairs = (x.unflatten(0, (2, -1)) for x in (logits, targets))
-        term = domain_consistency(*pairs, self.centre.value)
-        self.centre.update(targets.mean(0))
-        return term
-
-    @torch.no_grad()
     def on_train_batch_end(self, *_: Any) -> None:
-        """Let the teacher follow: ``t <- m t + (1 - m) s``; statistics are copied."""
-        if self.teacher is None:
-            return
-        student = nn.ModuleList([self.backbone, self.prototypes])
-        pairs = tuple(self.teacher.parameters()), tuple(student.parameters())
-        torch._foreach_lerp_(*pairs, 1 - self.contrast.momentum)
-        for mine, theirs in zip(self.teacher.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
-
-    def train(self, mode: bool = True) -> "CycleHand":
-        """Train the student; the teacher stays as it is used, without dropout."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
+        """Let the teacher follow, if there is one."""
+        if self.phase == "cycle":
+            self.tie.follow(self.backbone)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with layer decay; warm-up and cosine by step."""
-        rest = [self.head, self.texture]
-        rest += [self.projector] if self.phase == "cycle" else []
-        rest += [self.prototypes] if self.teacher is not None else []
+        rest = [self.head, self.texture, *([self.tie] if self.phase == "cycle" else [])]
         optimizer = adamw_layer_decay(self.backbone.model, rest, *self.optimization)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)

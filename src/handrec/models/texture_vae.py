@@ -1,5 +1,6 @@
 """Texture and light of a hand from features: a variational offset to a base texture."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -81,14 +82,15 @@ class TextureVAE(nn.Module):
         maps = [64, 48, 32, 24, 16]
         self.first = nn.Linear(latent, maps[0] * _FIRST**2)
         layers: list[nn.Module] = []
-        for before, after in zip(maps[:-1], maps[1:], strict=True):
+        for before, after in pairwise(maps):
             layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.GELU()]
-        self.decoder = nn.Sequential(*layers, nn.Conv2d(maps[-1], 3, 3, padding=1))
+        last = nn.Conv2d(maps[-1], 3, 3, padding=1)
+        self.decoder = nn.Sequential(*layers, last)
         self.light = nn.Linear(width, 9)
         # At first every hand has the base texture in plain light from the camera.
-        for layer in (self.decoder[-1], self.light, self.latent):
+        start: tuple[nn.Conv2d | nn.Linear, ...] = (last, self.light, self.latent)
+        for layer in start:
             nn.init.normal_(layer.weight, std=1e-3)
-            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Float[Tensor, "b c"]) -> Looks:
         """Return the looks of the hands that the features show."""

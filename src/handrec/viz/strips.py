@@ -46,7 +46,10 @@ def cycle_strip(
     for row in range(len(cycle.rows)):
         image, picture = _enlarged(source.image[row]), _enlarged(view.image[row])
         zooms = image.shape[0] / source.image.shape[-1], picture.shape[0] / view.image.shape[-1]
-        matrices = _zoomed(source.intrinsics[row], zooms[0]), _zoomed(view.intrinsics[row], zooms[1])
+        matrices = (
+            _zoomed(source.intrinsics[row], zooms[0]),
+            _zoomed(view.intrinsics[row], zooms[1]),
+        )
         hands = (cycle.first, matrices[0]), (seen, matrices[1]), (cycle.returned, matrices[0])
         first, third, fourth = (
             _over(where, hand, row, matrix, faces, rasterizer)

@@ -4,7 +4,7 @@ The default domain. Ranges are our choice, made by looking, and stated where the
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -181,5 +181,5 @@ def _part(look: Look, prefix: str) -> Look:
     return {name.removeprefix(start): x for name, x in look.items() if name.startswith(start)}
 
 
-def _rows(table: type[_Table], look: Look, prefix: str) -> _Table:
+def _rows(table: Callable[..., _Table], look: Look, prefix: str) -> _Table:
     return table(**_part(look, prefix))
