@@ -166,7 +166,7 @@ class SyntheticMixture(SyntheticHands):
         return HandBatch(*map(torch.cat, zip(*both, strict=True)))
 
 
-def _as_is(batch: MixedBatch) -> MixedBatch:
+def _as_is(batch: Any) -> Any:
     """Keep what ``__getitems__`` returned: it is a batch already."""
     return batch
 

@@ -45,7 +45,7 @@ from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import adamw_layer_decay, warmup_cosine
 from handrec.models.base import Backbone, Estimates, HeadFactory
 from handrec.models.cycle_scene import Own, Redrawn, without_hand
-from handrec.models.domains import Contrast, DomainTie, describe
+from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
 from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
 from handrec.render.shading import Texture, render_lit, render_positions
@@ -136,7 +136,7 @@ class CycleHand(HandMethod):
         weights: CycleHandWeights = CycleHandWeights(),
         flow: Flow = DEFAULT_FLOW,
         appearance: Redrawn | None = None,
-        contrast: Contrast = Contrast(),
+        contrast: Contrast = DEFAULT_CONTRAST,
         texture_size: int = 128,
         photo_size: int | None = None,
         lr: float = 1e-4,

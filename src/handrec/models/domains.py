@@ -35,6 +35,9 @@ class Contrast:
     momentum: float = 0.996
 
 
+DEFAULT_CONTRAST = Contrast()
+
+
 class DomainTie(nn.Module):
     """The projector of the contrastive term, and teacher and prototypes of the distilled one.
 
