@@ -135,7 +135,7 @@ def test_drawings_follow_their_labels_and_pass_no_gradient(hand, batch, appearan
     cycle = method.cycle(batch, sight, method.texture(sight.features), torch.arange(4))
     view = cycle.turned.batch
     assert not any(field.requires_grad for field in view)
-    vertices, joints = hand.decode(view.pose, view.betas, view.translation)
+    joints = hand.decode(view.pose, view.betas, view.translation).joints
     torch.testing.assert_close(joints, view.joints_3d, atol=1e-5, rtol=0)
     torch.testing.assert_close(
         view.pose[:, 0], cycle.turned.rotation @ cycle.first.pose[:, 0], atol=1e-5, rtol=0
