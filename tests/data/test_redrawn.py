@@ -10,7 +10,9 @@ from handrec.hand.openhand import OpenHand
 from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
 from handrec.render.warp_backend import WarpRasterizer
 
-NO_LENS = LensOptions(**dict.fromkeys(LensOptions.__dataclass_fields__, 0.0) | {"worst_quality": 1})
+NO_LENS = LensOptions(
+    **dict.fromkeys(LensOptions.__dataclass_fields__, 0.0) | {"worst_quality": 1.0}
+)
 NO_PROPS = PropOptions(**dict.fromkeys(PropOptions.__dataclass_fields__, 0.0))
 
 
@@ -43,9 +45,8 @@ def test_the_background_stays_where_there_is_no_hand_and_skin_leaves_the_mask(ap
     assert not torch.equal(one.image, other.image)
     hue = one.image[:, [0, 2]].amax(1, keepdim=True)[one.mask == 0]
     assert hue.max() < 0.02  # shadows darken the green, and nothing else is there
-    torch.testing.assert_close(
-        one.image.where(one.mask == 0, 0), other.image.where(other.mask == 0, 0)
-    )
+    behind = [picture.image.where(picture.mask == 0, 0) for picture in (one, other)]
+    torch.testing.assert_close(*behind, atol=2e-3, rtol=0)  # lenses round, in transforms
 
 
 def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):

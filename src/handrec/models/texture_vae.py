@@ -88,9 +88,9 @@ class TextureVAE(nn.Module):
         self.decoder = nn.Sequential(*layers, last)
         self.light = nn.Linear(width, 9)
         # At first every hand has the base texture in plain light from the camera.
-        start: tuple[nn.Conv2d | nn.Linear, ...] = (last, self.light, self.latent)
-        for layer in start:
-            nn.init.normal_(layer.weight, std=1e-3)
+        for layer in (last, self.light, self.latent):
+            for parameter in layer.parameters():
+                nn.init.normal_(parameter, std=1e-3)
 
     def forward(self, features: Float[Tensor, "b c"]) -> Looks:
         """Return the looks of the hands that the features show."""
