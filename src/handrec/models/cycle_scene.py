@@ -67,11 +67,11 @@ class Redrawn(Everyday):
         count, device = len(own.texture), own.texture.device
         draw = Uniform(generator)
         whose = torch.where(
-            draw(0, 1, count) < shares.swap,
+            draw(0.0, 1.0, count) < shares.swap,
             torch.randint(count, (count,), generator=generator),
             torch.arange(count),
         )
-        keeps = draw(0, 1, 2, count) < torch.tensor([[shares.texture], [shares.background]])
+        keeps = draw(0.0, 1.0, 2, count) < torch.tensor([[shares.texture], [shares.background]])
         look = {name: column.to(device) for name, column in self.sample(count, generator).items()}
         kept_texture, kept_background = keeps.float().to(device)
         return look | {
