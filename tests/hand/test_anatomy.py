@@ -3,17 +3,21 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 from scipy.spatial.transform import Rotation
 
 from handrec.geometry.rotations import axis_angle_to_matrix, random_rotations
 from handrec.hand.anatomy import (
+    Parts,
     SphereProxies,
+    hand_parts,
     joint_angles,
     joint_limits,
     limit_excess,
     pose_from_angles,
+    vertex_penetration,
 )
-from handrec.hand.joints import JOINTS, KINEMATIC_JOINTS
+from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS
 from handrec.hand.openhand import OpenHand
 
 DEGREE = math.pi / 180
@@ -155,3 +159,37 @@ def test_autocast_does_not_lower_the_precision(hand):
     assert {angles.dtype, back.dtype, depth.dtype} == {torch.float32}
     torch.testing.assert_close(back[:, 1:], pose[:, 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(depth, spheres.penetration(joints))
+
+
+def spheres_apart(distance):
+    sphere = trimesh.creation.icosphere(3, 0.03)
+    vertices, faces = torch.tensor(sphere.vertices).float(), torch.tensor(sphere.faces).long()
+    count = len(vertices)
+    both = torch.cat([vertices, vertices + torch.tensor([distance, 0, 0])])[None]
+    parts = Parts(torch.arange(2).repeat_interleave(count), ~torch.eye(2, dtype=torch.bool))
+    depth = vertex_penetration(both, torch.cat([faces, faces + count]), parts)[0, :count]
+    exact = 0.03 - (both[0, :count] - torch.tensor([distance, 0, 0])).norm(dim=1)
+    return depth, exact
+
+
+def test_vertices_of_a_sphere_in_another_are_as_deep_as_they_are():
+    depth, exact = spheres_apart(0.05)
+    torch.testing.assert_close(depth, exact.clamp(min=0), atol=2e-4, rtol=0)
+    assert depth.max().item() == pytest.approx(0.01, abs=2e-4)
+    assert spheres_apart(0.0601)[0].max() == 0
+
+
+def test_vertex_penetration_of_hands(hand):
+    parts = hand_parts(hand)
+    assert torch.bincount(parts.part).min() > 20
+    assert (parts.apart == parts.apart.T).all()
+    fist = {f"{f}_{j}": ("bend", b) for f in FINGERS[1:] for j, b in zip(
+        ("mcp", "pip", "dip"), (110, 100, 60), strict=True)}  # fmt: skip
+    angles = [angles_with(), angles_with(middle_mcp=("spread", -14)), angles_with(**fist)]
+    pose = pose_from_angles(torch.cat(angles), hand.joint_axes)
+    pose[:, 0] = random_rotations(3, torch.Generator().manual_seed(0))
+    vertices = hand.decode(pose, torch.zeros(3, 10), torch.zeros(3, 3)).vertices
+    depth = vertex_penetration(vertices, hand.faces, parts).amax(1)
+    assert depth[0] == 0
+    assert 0.004 < depth[1] < 0.009  # at most half a finger
+    assert depth[2] > 0.01  # finger tips in the palm

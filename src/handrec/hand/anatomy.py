@@ -1,14 +1,16 @@
 """What a hand can do: joint angles, their limits, and parts that must not run into each other."""
 
 import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from handrec.geometry.mesh import vertex_normals
 from handrec.hand.base import HandModel
-from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, PARENTS
+from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, KINEMATIC_PARENTS, PARENTS
 from handrec.types import Hand
 
 #: Direction of the back of each finger in the common rest frame (see ``HandModel``). From the
@@ -192,3 +194,87 @@ def _apart(first: int, second: int) -> bool:
         return False
     palm = {JOINTS.index(f"{finger}_mcp") for finger in FINGERS[1:]}
     return not {first, second} <= palm
+
+
+#: A vertex deeper than this in another part is not found, metres: no part is twice as thick.
+DEEPEST = 0.02
+
+#: Pairs of a vertex and a face whose solid angle is computed at a time.
+_PAIRS_AT_ONCE = 1 << 22
+
+
+class Parts(NamedTuple):
+    """The parts of a surface that can run into each other.
+
+    Attributes:
+        part: of each vertex.
+        apart: whether two parts neither are the same nor hang together.
+    """
+
+    part: Int[Tensor, " v"]
+    apart: Bool[Tensor, "p p"]
+
+
+def hand_parts(hand: HandModel) -> Parts:
+    """Return palm (0) and phalanges (1 to 15, as kinematic joints) by the nearest bone at rest.
+
+    A part hangs together with the part it grows out of.
+    """
+    vertices, joints = rest_hand(hand)
+    distances, owners = [], []
+    for end in range(1, len(JOINTS)):
+        name = JOINTS[PARENTS[end]]
+        start, bone = joints[0, PARENTS[end]], joints[0, end] - joints[0, PARENTS[end]]
+        along = ((vertices[0] - start) @ bone / bone.square().sum()).clamp(0, 1)
+        distances.append((vertices[0] - start - along[:, None] * bone).norm(dim=1))
+        owners.append(KINEMATIC_JOINTS.index(name))
+    part = torch.tensor(owners, device=joints.device)[torch.stack(distances).argmin(0)]
+    apart = ~torch.eye(len(KINEMATIC_JOINTS), dtype=torch.bool, device=joints.device)
+    for child, parent in enumerate(KINEMATIC_PARENTS[1:], start=1):
+        apart[child, parent] = apart[parent, child] = False
+    return Parts(part, apart)
+
+
+@torch.no_grad()
+def vertex_penetration(
+    vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], parts: Parts
+) -> Float[Tensor, "b v"]:
+    """Return how deep each vertex is inside of parts that its own is apart from, metres, else 0.
+
+    A vertex is inside if these parts wind about it by more than half a turn (A. Jacobson et al.,
+    "Robust Inside-Outside Segmentation Using Generalized Winding Numbers", SIGGRAPH 2013): they
+    need not be closed where they were cut from the rest. Its depth is its distance from the tangent
+    plane of their nearest vertex, at most :data:`DEEPEST`. For evaluation; no gradient.
+
+    Args:
+        vertices: metres, any frame.
+        faces: counter-clockwise seen from outside.
+        parts: of the surface.
+    """
+    vertices = vertices.float()
+    apart = parts.apart[parts.part][:, parts.part]
+    distance = torch.cdist(vertices, vertices).masked_fill(~apart, torch.inf)
+    distance, nearest = distance.min(-1)
+    normals = vertex_normals(vertices, faces)
+    rows = nearest[..., None].expand(-1, -1, 3)
+    depth = -((vertices - vertices.gather(1, rows)) * normals.gather(1, rows)).sum(-1)
+    image, vertex = ((depth > 0) & (distance < DEEPEST)).nonzero(as_tuple=True)
+    # A face belongs to the part of its first corner.
+    mine = apart[vertex][:, faces[:, 0]]
+    inside = torch.zeros_like(depth)
+    for some in torch.arange(len(image), device=image.device).split(_PAIRS_AT_ONCE // len(faces)):
+        corners = vertices[image[some]][:, faces]
+        turns = _winding(vertices[image[some], vertex[some]], corners, mine[some])
+        inside[image[some], vertex[some]] = (turns > 0.5).to(depth)
+    return depth.relu() * inside
+
+
+def _winding(
+    point: Float[Tensor, "n 3"], corners: Float[Tensor, "n f 3 3"], counts: Bool[Tensor, "n f"]
+) -> Float[Tensor, " n"]:
+    """Return how often faces wind about points: solid angles (van Oosterom and Strackee) / 4 pi."""
+    a, b, c = (corners - point[:, None, None]).unbind(2)
+    la, lb, lc = (x.norm(dim=-1) for x in (a, b, c))
+    volume = (a * torch.linalg.cross(b, c, dim=-1)).sum(-1)
+    around = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
+    return (2 * torch.atan2(volume, around) * counts).sum(1) / (4 * math.pi)

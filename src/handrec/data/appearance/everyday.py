@@ -4,7 +4,7 @@ The default domain. Ranges are our choice, made by looking, and stated where the
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -100,7 +100,7 @@ class Everyday(Appearance):
         """Return ``count`` independent looks."""
         draw = Uniform(generator)
         return {
-            "skin": draw(0, 1, count),
+            "skin": draw(0.0, 1.0, count),
             "tint": draw.normal(count, 3).clamp(-2, 2) * torch.tensor([4.0, 1.2, 1.8]),
             **_prefixed("light", self.sample_lights(count, draw)._asdict()),
             **_prefixed("props", sample_props(count, generator, self.props)._asdict()),
@@ -110,16 +110,16 @@ class Everyday(Appearance):
 
     def sample_lights(self, count: int, draw: Uniform) -> Lights:
         """Return lights from a dim room to the sun: a key light of 0.3 to 2.5 times the rest."""
-        contrast = 0.3 * (2.5 / 0.3) ** draw(0, 1, count, 1)
+        contrast = 0.3 * (2.5 / 0.3) ** draw(0.0, 1.0, count, 1)
         warmth = 0.22 * draw.normal(count, 1).clamp(-2, 2)
         key = torch.exp(warmth * torch.tensor([1.0, 0.1, -1.0]))
         # The rest is the more of the opposite colour the stronger the key light is.
         fill = torch.exp(-0.4 * warmth * torch.tensor([1.0, 0.0, -1.0]))
         level = 1.25 / (1 + contrast) * torch.exp(0.15 * draw.normal(count, 1))
-        from_above = draw(0, 0.8, count, 1)
+        from_above = draw(0.0, 0.8, count, 1)
         x, y, z = F.normalize(draw.normal(count, 3), dim=1).unbind(1)
         # From before the hand (-z), and from above (-y) more often than from below.
-        y = torch.where(draw(0, 1, count) < 0.8, -y.abs(), y)
+        y = torch.where(draw(0.0, 1.0, count) < 0.8, -y.abs(), y)
         direction = torch.stack([x, y, -z.abs() - 0.15], dim=1)
         return Lights(
             ambient=level * fill * (1 - 0.5 * from_above),
@@ -127,7 +127,7 @@ class Everyday(Appearance):
             harmonics=torch.zeros(count, 9, 3),
             key_colour=level * contrast * key,
             key_direction=direction,
-            specular=0.25 * draw(0, 1, count, 1) ** 2,
+            specular=0.25 * draw(0.0, 1.0, count, 1) ** 2,
             shininess=torch.exp(draw(math.log(8), math.log(60), count, 1)),
             shadow=draw(0.3, 1.0, count, 1),
             wall=draw(0.02, 0.6, count, 1),
@@ -188,5 +188,5 @@ def _part(look: Look, prefix: str) -> Look:
     return {name.removeprefix(start): x for name, x in look.items() if name.startswith(start)}
 
 
-def _rows(table: type[_Table], look: Look, prefix: str) -> _Table:
+def _rows(table: Callable[..., _Table], look: Look, prefix: str) -> _Table:
     return table(**_part(look, prefix))

@@ -53,7 +53,7 @@ class Foreign(Everyday):
     def sample(self, count: int, generator: torch.Generator) -> Look:
         """Return ``count`` independent looks."""
         look, draw = super().sample(count, generator), Uniform(generator)
-        amount = draw(0.5, 0.95, count, 1) * (draw(0, 1, count, 1) < _PAINTED)
+        amount = draw(0.5, 0.95, count, 1) * (draw(0.0, 1.0, count, 1) < _PAINTED)
         look["paint"] = torch.cat([draw(0.05, 0.95, count, 3), amount], dim=1)
         look["tint"] = look["tint"] + draw.normal(count, 3) * torch.tensor([0.0, 5.0, 5.0])
         return look
@@ -72,7 +72,7 @@ class Foreign(Everyday):
             harmonics=around,
             key_colour=key,
             key_direction=direction,
-            specular=0.5 * draw(0, 1, count, 1),
+            specular=0.5 * draw(0.0, 1.0, count, 1),
             shininess=torch.exp(draw(math.log(15), math.log(120), count, 1)),
             shadow=torch.ones(count, 1),
             wall=draw(0.01, 0.2, count, 1),
@@ -89,6 +89,6 @@ class Foreign(Everyday):
 
 def _colours(draw: Uniform, count: int) -> Tensor:
     """Return colours of light as stages have it, some as strong as through a filter."""
-    strength = 0.35 * draw(0, 1, count, 1)
+    strength = 0.35 * draw(0.0, 1.0, count, 1)
     colour = torch.exp(draw.normal(count, 3) * strength)
     return colour / colour.mean(1, keepdim=True)

@@ -1,0 +1,238 @@
+"""The cyclic flow: from a reconstruction to a drawing of it from elsewhere, and back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from handrec.data.appearance.base import Stage
+from handrec.data.scenes import Uniform, sample_betas
+from handrec.geometry.camera import project
+from handrec.hand.base import HandModel
+from handrec.hand.sampler import PoseSampler
+from handrec.models.base import Estimates
+from handrec.models.cycle_rotation import Turns, crop_to_box, sample_turns, turn_hand
+from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
+from handrec.render.base import Rasterizer
+from handrec.types import Camera, Hand, HandBatch, HandPrediction
+
+#: A drawn hand is at least this far from the camera, metres: nearer ones are moved back.
+NEAREST = 0.3
+
+#: What leaves hands as they are.
+NO_TURN = Turns(bounds=(0.0, 0.0))
+
+#: How far a crop's centre is off its hand's, shares of the crop.
+_OFF_CENTRE = 0.05
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How reconstructions are turned and drawn.
+
+    Attributes:
+        share: of a batch that is turned in each step.
+        turns: by what.
+        kept: what of the pictures remains.
+        hands: ``reconstructed``, or ``sampled``: random poses and shapes instead, which makes the
+            cycle plain training on further drawings (a baseline; no hand is turned back).
+        margin: least and greatest side of a crop, in longer sides of the hand's box.
+        smallest: share of the crop that a hand must cover to count.
+        ramp: share of the training in which the terms of the cycle grow to their full weight.
+        tolerance: of keypoints, share of the crop, see ``losses.cycle.keypoint_agreement``.
+    """
+
+    share: float = 0.5
+    turns: Turns = field(default_factory=Turns)
+    kept: Shares = field(default_factory=Shares)
+    hands: Literal["reconstructed", "sampled"] = "reconstructed"
+    margin: tuple[float, float] = (1.1, 1.3)
+    smallest: float = 0.03
+    ramp: float = 0.1
+    tolerance: float = 0.1
+
+
+DEFAULT_FLOW = Flow()
+
+
+class Turned(NamedTuple):
+    """State (b): turned hands, drawn.
+
+    Attributes:
+        batch: the drawings; their labels are exact, and 0 in ``has_*`` where a hand does not count.
+        rotation: by which they were turned, camera frame.
+        centre: about which, metres: where it was.
+        place: where it is in (b).
+        weight: 1 where a hand counts.
+    """
+
+    batch: HandBatch
+    rotation: Float[Tensor, "b 3 3"]
+    centre: Float[Tensor, "b 3"]
+    place: Float[Tensor, "b 3"]
+    weight: Float[Tensor, " b"]
+
+
+class Cycle(NamedTuple):
+    """The four states of some rows of a batch.
+
+    Attributes:
+        rows: of the batch.
+        first: (a), with gradient.
+        turned: (b), without.
+        seen: features of (b), and (c) after every iteration.
+        returned: (d).
+        trust: in (a), 0 to 1.
+        redrawn: drawings of (a) as it was seen, or None.
+    """
+
+    rows: Int[Tensor, " n"]
+    first: HandPrediction
+    turned: Turned
+    seen: "Sight"
+    returned: HandPrediction
+    trust: Float[Tensor, " n"]
+    redrawn: HandBatch | None
+
+
+class Sight(NamedTuple):
+    """What a network makes of pictures.
+
+    Attributes:
+        features: one vector each.
+        estimates: of their hands.
+    """
+
+    features: Float[Tensor, "b c"]
+    estimates: Estimates
+
+
+def pick(hands: HandPrediction, rows: Int[Tensor, " n"]) -> HandPrediction:
+    """Return some hands; texture and light are left out."""
+    return HandPrediction(*(column[rows] for column in hands[:6]))
+
+
+def detached(hands: HandPrediction) -> HandPrediction:
+    """Return hands without their gradient; texture and light are left out."""
+    return HandPrediction(*(column.detach() for column in hands[:6]))
+
+
+def pick_batch(batch: HandBatch, rows: Int[Tensor, " n"]) -> HandBatch:
+    """Return some rows of a batch."""
+    return HandBatch(*(column[rows] for column in batch))
+
+
+@torch.no_grad()
+def turn_and_draw(
+    hands: HandPrediction,
+    source: HandBatch,
+    own: Own,
+    flow: Flow,
+    model: HandModel,
+    rasterizer: Rasterizer,
+    appearance: Redrawn,
+    progress: float,
+    generator: torch.Generator,
+) -> Turned:
+    """Return hands turned about their centroids and drawn in a crop around where they are then.
+
+    Args:
+        hands: (a).
+        source: the pictures they were reconstructed from.
+        own: texture and background of each.
+        flow: how.
+        model: of the hands.
+        rasterizer: draws.
+        appearance: of the drawings.
+        progress: of the training, 0 to 1.
+        generator: source of all randomness, on the CPU.
+    """
+    count, device = len(hands.pose), hands.pose.device
+    rotation = sample_turns(count, flow.turns, progress, generator).to(device)
+    draw = Uniform(generator)
+    margin = draw(*flow.margin, count).to(device)
+    shift = draw(-_OFF_CENTRE, _OFF_CENTRE, count, 2).to(device)
+    seeds = draw.seeds(count).to(device)
+    centre = hands.vertices.mean(1)
+    place = torch.cat([centre[:, :2], centre[:, 2:].clamp(min=NEAREST)], dim=1)
+    turned = turn_hand(hands, rotation, centre, place, source.camera)
+    camera = crop_to_box(turned.vertices, source.camera, margin, shift)
+    posed = Hand(turned.vertices, turned.joints)
+    stage = Stage(model, posed, turned.pose, camera, seeds, rasterizer)
+    picture = redraw(appearance, stage, own, flow.kept, generator)
+    weight = (picture.mask.mean((1, 2, 3)) >= flow.smallest).float()
+    batch = _labelled(picture.image, turned, camera, source, weight)
+    batch = batch._replace(mask=picture.mask, visibility=picture.visibility)
+    return Turned(batch, rotation, centre, place, weight)
+
+
+def _labelled(
+    image: Tensor, hands: HandPrediction, camera: Camera, source: HandBatch, weight: Tensor
+) -> HandBatch:
+    """Return drawings with what was drawn as labels."""
+    back = source.intrinsics @ torch.linalg.inv_ex(camera.intrinsics).inverse
+    return source._replace(
+        image=image,
+        intrinsics=camera.intrinsics,
+        keypoints_2d=project(hands.joints, camera.intrinsics),
+        confidence=weight[:, None].expand(-1, hands.joints.shape[1]),
+        joints_3d=hands.joints,
+        vertices=hands.vertices,
+        pose=hands.pose,
+        betas=hands.betas,
+        translation=hands.translation,
+        has_joints_3d=weight,
+        has_vertices=weight,
+        has_pose=weight,
+        has_mask=weight,
+        has_visibility=weight,
+        crop_to_image=source.crop_to_image @ back,
+    )
+
+
+def turn_back(hands: HandPrediction, turned: Turned, camera: Camera) -> HandPrediction:
+    """Return (d): hands (c), turned back to where (a) is seen; with gradient."""
+    return turn_hand(hands, turned.rotation.mT, turned.place, turned.centre, camera)
+
+
+def sample_hands(
+    sampler: PoseSampler, model: HandModel, like: HandPrediction, generator: torch.Generator
+) -> HandPrediction:
+    """Return hands in random poses and shapes where others are, turned as they are.
+
+    Args:
+        sampler: of poses.
+        model: of the hands.
+        like: whose places and global rotations are taken.
+        generator: source of all randomness, on the CPU.
+    """
+    count, device = len(like.pose), like.pose.device
+    pose = sampler.sample(count, generator).to(device)
+    pose = torch.cat([like.pose[:, :1], pose[:, 1:]], dim=1)
+    betas = sample_betas(count, Uniform(generator)).to(device)
+    posed = model.decode(pose, betas, torch.zeros_like(like.translation))
+    shift = like.vertices.mean(1) - posed.vertices.mean(1)
+    vertices, joints = (points + shift[:, None] for points in posed)
+    return HandPrediction(vertices, joints, like.keypoints_2d, pose, betas, shift)
+
+
+@contextmanager
+def frozen_averages(*modules: nn.Module) -> Iterator[None]:
+    """Keep running statistics as they are: drawings are normalised by their own.
+
+    What evaluation normalises by stays that of the given pictures alone.
+    """
+    norms = [m for module in modules for m in module.modules() if isinstance(m, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -1,0 +1,398 @@
+"""CycleHand: turn the reconstructed hand, draw it, reconstruct the drawing, turn it back.
+
+D. Gao et al., "CycleHand: Increasing 3D Pose Estimation Ability on In-the-wild Monocular Image
+through Cyclic Flow", ACM MM 2022. Known from the abstract and the overview figure: the states (a)
+to (d), which of them are compared, texture VAE and renderer, a contrastive tie between pictures and
+drawings, mechanical constraints. All formulas and numbers are ours (docs/methods/cyclehand.md).
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from handrec.data.mixture import without_absent
+from handrec.errors import UserError
+from handrec.geometry.camera import resize_camera
+from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
+from handrec.hand.base import HandModel
+from handrec.hand.sampler import PoseSampler
+from handrec.losses import cycle as losses
+from handrec.losses.hand import dense_loss, masked_mean, total
+from handrec.methods.base import HandMethod
+from handrec.methods.cycle_flow import (
+    DEFAULT_FLOW,
+    NO_TURN,
+    Cycle,
+    Flow,
+    Sight,
+    detached,
+    frozen_averages,
+    pick,
+    pick_batch,
+    sample_hands,
+    turn_and_draw,
+    turn_back,
+)
+from handrec.methods.handmim import supervised_terms
+from handrec.methods.loading import read_checkpoint
+from handrec.methods.optim import adamw_layer_decay, warmup_cosine
+from handrec.models.base import Backbone, Estimates, HeadFactory
+from handrec.models.cycle_scene import Own, Redrawn, without_hand
+from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
+from handrec.models.texture_vae import Looks, TextureVAE
+from handrec.render.base import Rasterizer
+from handrec.render.shading import Texture, render_lit, render_positions
+from handrec.types import HandBatch, HandPrediction, Rendering
+
+#: Modules that phase 1 has not got.
+_OF_THE_CYCLE = ("tie.", "sampler.")
+
+
+@dataclass(frozen=True)
+class CycleHandWeights:
+    """Weights of the terms; one of weight 0 is not computed. Labels: see ``HandMIMWeights``.
+
+    Attributes:
+        vertices: of labelled pictures, as the next six.
+        joints: see ``vertices``.
+        local: see ``vertices``.
+        keypoints: see ``vertices``.
+        rotations: see ``vertices``.
+        shape: see ``vertices``.
+        dense: also of drawings.
+        photo: (a) against the picture.
+        latent: divergence of the texture's latent.
+        offset: square of the texture's offset.
+        variation: of the texture's offset.
+        rendered: (c) against (b), summed over iterations: "b<->c".
+        returned: (d) against (a): "a<->d".
+        photo_returned: (d) against the picture.
+        image: (d) against (a), as drawn.
+        contrast: InfoNCE of pictures and drawings.
+        distill: teacher and student across pictures and drawings.
+        limits: of joints.
+        penetration: of spheres.
+    """
+
+    vertices: float = 20.0
+    joints: float = 20.0
+    local: float = 40.0
+    keypoints: float = 2.0
+    rotations: float = 20.0
+    shape: float = 0.1
+    dense: float = 5.0
+    photo: float = 1.0
+    latent: float = 1e-4
+    offset: float = 1e-2
+    variation: float = 1e-3
+    rendered: float = 1.0
+    returned: float = 1.0
+    photo_returned: float = 1.0
+    image: float = 0.0
+    contrast: float = 0.1
+    distill: float = 0.0
+    limits: float = 0.1
+    penetration: float = 0.1
+
+
+class CycleHand(HandMethod):
+    """A reconstructor that also learns from its own reconstructions of unlabelled pictures.
+
+    Args:
+        backbone: any.
+        head: builds the mesh head for the backbone and the hand.
+        hand: the hand model.
+        rasterizer: draws.
+        phase: ``base`` learns from labels, and texture and light from pictures; ``cycle`` adds the
+            cyclic flow.
+        checkpoint: of a run in phase ``base`` to start from.
+        weights: of the terms.
+        flow: how hands are turned and drawn.
+        appearance: of the drawings; None for the default.
+        contrast: how pictures and drawings are tied.
+        texture_size: texels along each side.
+        photo_size: side of the drawings that are compared with pictures; None for half the crop's.
+        lr: peak learning rate of head and last layer.
+        weight_decay: of matrices.
+        layer_decay: factor of the rate per backbone layer, towards the input.
+        warmup: share of the training spent warming up.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: HeadFactory,
+        hand: HandModel,
+        rasterizer: Rasterizer,
+        phase: Literal["base", "cycle"] = "cycle",
+        checkpoint: str | None = None,
+        weights: CycleHandWeights = CycleHandWeights(),
+        flow: Flow = DEFAULT_FLOW,
+        appearance: Redrawn | None = None,
+        contrast: Contrast = DEFAULT_CONTRAST,
+        texture_size: int = 128,
+        photo_size: int | None = None,
+        lr: float = 1e-4,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
+        self.head = head(backbone, hand)
+        self.texture = TextureVAE(2 * backbone.channels, hand, texture_size)
+        self.spheres = SphereProxies(hand)
+        self.phase, self.checkpoint = phase, checkpoint
+        self.weights, self.flow, self.contrast = weights, flow, contrast
+        self.photo_size = photo_size
+        self.optimization = (lr, weight_decay, layer_decay)
+        self.warmup = warmup
+        self.sampler: PoseSampler | None = None
+        if phase == "cycle":
+            self.appearance = appearance or Redrawn()
+            self.tie = DomainTie(backbone, contrast, weights.distill > 0)
+            self.sampler = PoseSampler(hand) if flow.hands == "sampled" else None
+
+    def setup(self, stage: str) -> None:
+        """Start from phase 1; a training that goes on brings its own weights later."""
+        super().setup(stage)
+        if stage == "fit" and self.checkpoint is not None:
+            self.load_base(self.checkpoint)
+
+    def load_base(self, path: str) -> None:
+        """Take over the weights of a run in phase ``base``."""
+        state = read_checkpoint(Path(path))["state_dict"]
+        try:
+            missing, unexpected = self.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise UserError(f"{path} is of another architecture: {error}") from error
+        missing = [key for key in missing if not key.startswith(_OF_THE_CYCLE)]
+        if missing or unexpected:
+            raise UserError(f"{path} does not fit: {(missing + unexpected)[:3]}")
+        if self.phase == "cycle":
+            self.tie.follow(self.backbone, momentum=0.0)
+
+    def see(self, batch: HandBatch) -> Sight:
+        """Return features and every iteration's hands of a batch's images."""
+        features = self.backbone.encode(batch.image)
+        return Sight(describe(features), self.head.regress(features, batch.camera))
+
+    def reconstruct(self, batch: HandBatch) -> HandPrediction:
+        """Return the last iteration's hands with their textures and lights."""
+        sight = self.see(batch)
+        looks = self.texture(sight.features)
+        hands = sight.estimates.iterations[-1]
+        light = torch.cat([looks.ambient, looks.diffuse, looks.direction], dim=1)
+        return hands._replace(texture=looks.texture, light=light)
+
+    def iterations(self, batch: HandBatch) -> list[HandPrediction]:
+        """Return every iteration's hands; the report shows whether the error falls."""
+        return self.see(batch).estimates.iterations
+
+    def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch of labelled and unlabelled pictures."""
+        batch = without_absent(batch)
+        sight = self.see(batch)
+        looks = self.texture(sight.features)
+        hands = sight.estimates.iterations[-1]
+        terms = self._supervised(sight.estimates, batch)
+        terms |= _texture_terms(looks) | self._mechanical(hands)
+        rows = self.choose(len(batch.image)).to(batch.image.device)
+        if self.weights.photo:
+            # In phase 1 texture and light learn from where the hand is, not the other way round.
+            first = pick(hands if self.phase == "cycle" else detached(hands), rows)
+            source = pick_batch(batch, rows)
+            drawn = self.draw(first, looks.rows(rows), source)
+            terms["photo"] = self._photometric(drawn, source, torch.ones_like(source.has_mask))
+        if self.phase == "cycle":
+            terms |= self._cycle_terms(self.cycle(batch, sight, looks, rows), batch, sight, looks)
+        terms = {name: term for name, term in terms.items() if getattr(self.weights, name)}
+        loss = total(terms, self.weights)
+        self.log_losses(terms, loss)
+        return loss
+
+    def choose(self, count: int) -> Int[Tensor, " n"]:
+        """Return random rows of a batch: those that are drawn."""
+        return torch.randperm(count)[: max(1, round(self.flow.share * count))]
+
+    def cycle(self, batch: HandBatch, sight: Sight, looks: Looks, rows: Int[Tensor, " n"]) -> Cycle:
+        """Return the four states of some of a batch's pictures."""
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        source = pick_batch(batch, rows)
+        first = pick(sight.estimates.iterations[-1], rows)
+        hands = detached(first)
+        own = Own(looks.texture[rows].detach(), self._backgrounds(hands, source))
+        if self.sampler is not None:
+            hands = sample_hands(self.sampler, self.hand, hands, generator)
+        draw = partial(
+            turn_and_draw, hands, source, own, model=self.hand, rasterizer=self.rasterizer,
+            appearance=self.appearance, progress=self.progress(), generator=generator,
+        )  # fmt: skip
+        turned = draw(flow=self.flow)
+        redrawn = draw(flow=replace(self.flow, turns=NO_TURN)).batch if self._redraws else None
+        with frozen_averages(self.backbone, self.head):
+            seen = self.see(turned.batch)
+        returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
+        trust = self._trust(sight, batch)[rows]
+        return Cycle(rows, first, turned, seen, returned, trust, redrawn)
+
+    @property
+    def _redraws(self) -> bool:
+        """Whether hands are also drawn as they were seen."""
+        pairs = self.weights.contrast > 0 and self.contrast.pairs == "redrawn"
+        return self.sampler is None and (pairs or self.weights.distill > 0)
+
+    def progress(self) -> float:
+        """Return the share of the training that is over."""
+        return self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+
+    @torch.no_grad()
+    def _backgrounds(self, hands: HandPrediction, source: HandBatch) -> Tensor:
+        """Return the pictures without the hands: where they are known to be, or believed to be."""
+        _, mask = render_positions(self.rasterizer, self.hand, hands.vertices, source.camera)
+        known = source.has_mask.view(-1, 1, 1, 1) > 0
+        return without_hand(source.image, torch.where(known, source.mask, mask))
+
+    @torch.no_grad()
+    def _trust(self, sight: Sight, batch: HandBatch) -> Float[Tensor, " b"]:
+        """Return how far (a) agrees with keypoints, or without any with its own last guess."""
+        *_, before, last = [sight.estimates.iterations[0], *sight.estimates.iterations]
+        known = batch.confidence.amax(1, keepdim=True) > 0
+        target = torch.where(known[..., None], batch.keypoints_2d, before.keypoints_2d)
+        confidence = torch.where(known, batch.confidence, 1.0)
+        return losses.keypoint_agreement(
+            last.keypoints_2d, target, confidence, batch.camera.image_size, self.flow.tolerance
+        )
+
+    def _supervised(self, estimates: Estimates, batch: HandBatch) -> dict[str, Tensor]:
+        """Compare with the labels there are."""
+        per_iteration = [supervised_terms(hands, batch) for hands in estimates.iterations]
+        terms = {
+            name: torch.stack([terms[name] for terms in per_iteration]).sum()
+            for name in per_iteration[0]
+        }
+        if estimates.dense is not None:
+            terms["dense"] = self._dense(estimates.dense, batch)
+        return terms
+
+    def _dense(self, dense: Tensor, batch: HandBatch) -> Tensor:
+        height, width = dense.shape[-2:]
+        position, mask = render_positions(
+            self.rasterizer, self.hand, batch.vertices, batch.camera, (height, width)
+        )
+        return dense_loss(dense.float(), position, mask, batch.has_vertices)
+
+    def _mechanical(self, hands: HandPrediction) -> dict[str, Tensor]:
+        angles = joint_angles(hands.pose, self.hand.joint_axes)
+        return {
+            "limits": losses.limits_loss(limit_excess(angles, self.hand.joint_limits)),
+            "penetration": losses.penetration_loss(self.spheres.penetration(hands.joints)),
+        }
+
+    def draw(self, hands: HandPrediction, looks: Looks, batch: HandBatch) -> Rendering:
+        """Return the hands in their own looks as the batch's cameras see them, differentiably."""
+        side = self.photo_size or batch.image.shape[-1] // 2
+        # As many texels as pixels can show: fewer to decode, and no need for a pyramid.
+        texels = min(2 * side, looks.texture.shape[-1])
+        image = F.interpolate(looks.texture, (texels, texels), mode="bilinear", antialias=True)
+        texture = Texture(image, self.hand.uv, self.hand.uv_faces, mipmaps=False)
+        light = looks.light(hands.vertices.detach().mean(1))
+        camera = resize_camera(batch.camera, (side, side))
+        return render_lit(
+            self.rasterizer, hands.vertices, self.hand.faces, light, camera, texture=texture,
+            linear=True,
+        )  # fmt: skip
+
+    def _photometric(self, drawn: Rendering, batch: HandBatch, weight: Tensor) -> Tensor:
+        """Compare drawings with pictures where both show the hand."""
+        size = drawn.image.shape[-2:]
+        image, mask = (
+            F.interpolate(x, size, mode="bilinear", antialias=True)
+            for x in (batch.image.float(), batch.mask)
+        )
+        known = batch.has_mask.view(-1, 1, 1, 1) > 0
+        seen = drawn.mask.detach() * torch.where(known, mask, 1.0)
+        return losses.photometric_loss(drawn.image, image, seen, weight)
+
+    def _cycle_terms(
+        self, cycle: Cycle, batch: HandBatch, sight: Sight, looks: Looks
+    ) -> dict[str, Tensor]:
+        """Return the terms of the flow: (b) and (c), (a) and (d), pictures and drawings."""
+        weights, drawing, weight = self.weights, cycle.turned.batch, cycle.turned.weight
+        ramp = min(1.0, self.progress() / self.flow.ramp) if self.flow.ramp else 1.0
+        per_iteration = [
+            losses.rendered_view_loss(hands, drawing, weight)
+            for hands in cycle.seen.estimates.iterations
+        ]
+        rendered = torch.stack(per_iteration).sum()
+        if cycle.seen.estimates.dense is not None:
+            dense = self._dense(cycle.seen.estimates.dense, drawing)
+            rendered = rendered + weights.dense * dense
+        terms = {"rendered": ramp * rendered}
+        if self.sampler is None:
+            believed = weight * cycle.trust
+            returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
+            terms["returned"] = ramp * returned
+            terms |= self._drawn_terms(cycle, batch, looks, believed)
+            terms |= self._domain_terms(cycle, batch, sight)
+        return terms
+
+    def _drawn_terms(
+        self, cycle: Cycle, batch: HandBatch, looks: Looks, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Draw (d) in the looks of (a): it must fit the picture, and the drawing of (a)."""
+        if not (self.weights.photo_returned or self.weights.image):
+            return {}
+        source, own = pick_batch(batch, cycle.rows), looks.rows(cycle.rows)
+        drawn = self.draw(cycle.returned, own, source)
+        terms = {"photo_returned": self._photometric(drawn, source, weight)}
+        if self.weights.image:
+            first = self.draw(cycle.first, own, source)
+            terms["image"] = masked_mean((drawn.image - first.image).abs(), weight)
+        return terms
+
+    def _domain_terms(self, cycle: Cycle, batch: HandBatch, sight: Sight) -> dict[str, Tensor]:
+        """Tie the features of pictures to those of drawings of the same hands."""
+        terms, mine, drawn = {}, sight.features[cycle.rows], cycle.seen.features
+        if cycle.redrawn is not None:
+            with frozen_averages(self.backbone):
+                drawn = describe(self.backbone.encode(cycle.redrawn.image))
+        if self.weights.contrast:
+            rotation = cycle.turned.rotation if cycle.redrawn is None else None
+            terms["contrast"] = self.tie.contrast(mine, drawn, rotation)
+        if cycle.redrawn is not None and self.weights.distill:
+            images = torch.cat([batch.image[cycle.rows], cycle.redrawn.image])
+            terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images)
+        return terms
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the teacher follow, if there is one."""
+        if self.phase == "cycle":
+            self.tie.follow(self.backbone)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with layer decay; warm-up and cosine by step."""
+        rest = [self.head, self.texture, *([self.tie] if self.phase == "cycle" else [])]
+        optimizer = adamw_layer_decay(self.backbone.model, rest, *self.optimization)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def _texture_terms(looks: Looks) -> dict[str, Tensor]:
+    return {
+        "latent": losses.gaussian_divergence(looks.mean, looks.log_variance),
+        "offset": looks.offset.square().mean(),
+        "variation": losses.total_variation(looks.offset),
+    }

@@ -1,0 +1,153 @@
+"""Pictures of reconstructed hands: their own texture and background, or others, in any light."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from handrec.data.appearance.base import Look, Picture, Stage
+from handrec.data.appearance.compose import Ingredients
+from handrec.data.appearance.everyday import Everyday
+from handrec.data.appearance.skin_bank import shift_tone
+from handrec.data.scenes import Uniform
+from handrec.render.atlas import bake_atlas
+from handrec.render.colour import srgb_to_lab
+
+#: Prefix of the columns of a look that come from a reconstruction.
+_OWN = "own."
+
+
+class Own(NamedTuple):
+    """What is known of a hand and its picture.
+
+    Attributes:
+        texture: of the hand, RGB in [0, 1] in its model's atlas.
+        background: the picture without the hand.
+    """
+
+    texture: Float[Tensor, "b 3 t t"]
+    background: Float[Tensor, "b 3 h w"]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What of a hand is kept when it is drawn anew.
+
+    Attributes:
+        texture: share of the hands drawn in their own texture, in another tone; others get a skin
+            of the appearance.
+        swap: share of those whose texture is another's of the batch.
+        background: share drawn before their own picture, without the hand that was in it; others
+            get a background of the appearance.
+    """
+
+    texture: float = 0.5
+    swap: float = 0.3
+    background: float = 0.5
+
+
+class Redrawn(Everyday):
+    """Everyday pictures of given hands, some in their own textures and before their own pictures.
+
+    Lights, skin tones, things, sleeves and cameras are those of ``Everyday``: what is drawn looks
+    like the labelled pictures. A texture is shifted to the mean tone of the skin it stands for.
+    """
+
+    def dress(self, own: Own, shares: Shares, generator: torch.Generator) -> Look:
+        """Return looks of given hands, on their device.
+
+        Args:
+            own: of each hand.
+            shares: what of it is kept.
+            generator: source of all randomness, on the CPU.
+        """
+        count, device = len(own.texture), own.texture.device
+        draw = Uniform(generator)
+        whose = torch.where(
+            draw(0.0, 1.0, count) < shares.swap,
+            torch.randint(count, (count,), generator=generator),
+            torch.arange(count),
+        )
+        keeps = draw(0.0, 1.0, 2, count) < torch.tensor([[shares.texture], [shares.background]])
+        look = {name: column.to(device) for name, column in self.sample(count, generator).items()}
+        kept_texture, kept_background = keeps.float().to(device)
+        return look | {
+            f"{_OWN}texture": own.texture.detach()[whose.to(device)],
+            f"{_OWN}background": own.background.detach(),
+            f"{_OWN}keeps_texture": kept_texture,
+            f"{_OWN}keeps_background": kept_background,
+        }
+
+    def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
+        """Return what the stage is drawn with."""
+        given = super().gather(stage, look, size)
+        texels = given.texture.shape[-1]
+        inside = bake_atlas(stage.hand, texels).inside
+        mean = (given.texture * inside).sum((2, 3)) / inside.sum()
+        texture = F.interpolate(look[f"{_OWN}texture"], (texels, texels), mode="bilinear")
+        texture = shift_tone(texture, inside, srgb_to_lab(mean[..., None])[..., 0])
+        return given._replace(
+            texture=_choose(look[f"{_OWN}keeps_texture"], texture, given.texture),
+            background=_choose(
+                look[f"{_OWN}keeps_background"], look[f"{_OWN}background"], given.background
+            ),
+        )
+
+
+def _choose(share: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.where(share[:, None, None, None] > 0, first, second)
+
+
+def redraw(
+    appearance: Redrawn, stage: Stage, own: Own, shares: Shares, generator: torch.Generator
+) -> Picture:
+    """Return pictures of posed hands as a camera takes them, without gradient."""
+    return appearance.draw(stage, appearance.dress(own, shares, generator))
+
+
+@torch.no_grad()
+def without_hand(
+    image: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b 1 h w"], reach: float = 0.04
+) -> Float[Tensor, "b 3 h w"]:
+    """Return pictures whose hands are painted over with what surrounds them.
+
+    Args:
+        image: RGB in [0, 1].
+        mask: 1 on the hand.
+        reach: how far the mask is grown, share of the picture's side.
+    """
+    grow = max(1, round(reach * image.shape[-1]))
+    grown = F.max_pool2d(mask, 2 * grow + 1, stride=1, padding=grow)
+    return push_pull(image, 1 - grown)
+
+
+def push_pull(
+    image: Float[Tensor, "b c h w"], known: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Return the image where it is known, and smoothly filled where it is not.
+
+    Weighted means of 2 x 2 pixels on ever coarser levels, then filled in from coarse to fine
+    (S. Gortler et al., "The Lumigraph", SIGGRAPH 1996, §3.4.2).
+
+    Args:
+        image: any values where nothing is known.
+        known: weight in [0, 1] of each pixel; without any, the result is 0.
+    """
+    return _push_pull(torch.cat([image * known, known], dim=1))[:, :-1]
+
+
+def _push_pull(weighted: Tensor) -> Tensor:
+    """Return filled values from premultiplied ones, whose last channel is their weight."""
+    weight = weighted[:, -1:]
+    if max(weighted.shape[-2:]) == 1:
+        return weighted / weight.clamp(min=1e-6)
+    coarse = F.avg_pool2d(weighted, 2, ceil_mode=True)
+    # A coarse pixel knows all once one of its four does.
+    coarse = coarse * (4 * coarse[:, -1:]).clamp(max=1) / coarse[:, -1:].clamp(min=1e-6)
+    filled = F.interpolate(
+        _push_pull(coarse), weighted.shape[-2:], mode="bilinear", align_corners=False
+    )
+    return weighted + (1 - weight) * filled

@@ -1,0 +1,124 @@
+"""Ties the features of pictures to those of drawings of the same hands."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from handrec.losses.contrastive import domain_consistency, info_nce, turn_features
+from handrec.losses.distillation import Centre
+from handrec.models.base import Backbone, Features
+from handrec.models.prototypes import PrototypeHead
+
+#: Width of the projector, and of what it makes: 42 points of space, so that they can be turned.
+_HIDDEN, _PROJECTED = 512, 126
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How pictures and drawings are tied.
+
+    Attributes:
+        pairs: ``turned``: a picture and (b), whose features are turned back first. ``redrawn``: a
+            picture and a drawing of (a) itself, for the costs of another drawing.
+        temperature: of InfoNCE.
+        prototypes: of the teacher-student form.
+        momentum: of the teacher.
+    """
+
+    pairs: Literal["turned", "redrawn"] = "turned"
+    temperature: float = 0.5
+    prototypes: int = 1024
+    momentum: float = 0.996
+
+
+DEFAULT_CONTRAST = Contrast()
+
+
+class DomainTie(nn.Module):
+    """The projector of the contrastive term, and teacher and prototypes of the distilled one.
+
+    Args:
+        backbone: of the student.
+        contrast: see the class.
+        distill: whether there is a teacher.
+    """
+
+    def __init__(self, backbone: Backbone, contrast: Contrast, distill: bool) -> None:
+        super().__init__()
+        channels = 2 * backbone.channels
+        self.options = contrast
+        self.projector = nn.Sequential(
+            nn.Linear(channels, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _PROJECTED)
+        )
+        self.prototypes: PrototypeHead | None = None
+        if distill:
+            self.prototypes = PrototypeHead(channels, contrast.prototypes, _HIDDEN)
+            self.centre = Centre(contrast.prototypes)
+            self.teacher = deepcopy(backbone).requires_grad_(False)
+            self.teacher_prototypes = deepcopy(self.prototypes).requires_grad_(False)
+
+    def contrast(
+        self,
+        pictures: Float[Tensor, "n c"],
+        drawings: Float[Tensor, "n c"],
+        rotation: Float[Tensor, "n 3 3"] | None,
+    ) -> Float[Tensor, ""]:
+        """Return InfoNCE of features.
+
+        Args:
+            pictures: their features.
+            drawings: features of drawings of the same hands.
+            rotation: by which these were turned; None if they were not.
+        """
+        first, second = self.projector(pictures), self.projector(drawings)
+        if rotation is not None:
+            second = turn_features(second, rotation.mT)
+        return info_nce(first, second, self.options.temperature)
+
+    def distill(
+        self, features: Float[Tensor, "n c"], images: Float[Tensor, "n 3 h w"]
+    ) -> Float[Tensor, ""]:
+        """Compare student and teacher across the two domains.
+
+        Args:
+            features: the student's, of pictures and then of the drawings of the same hands.
+            images: what they were made of.
+        """
+        assert self.prototypes is not None
+        with torch.no_grad():
+            seen = describe(self.teacher.encode(images))
+            targets = self.teacher_prototypes.score(self.teacher_prototypes.embed(seen))
+        logits = self.prototypes.score(self.prototypes.embed(features))
+        student, teacher = (x.unflatten(0, (2, -1)) for x in (logits, targets))
+        term = domain_consistency(student, teacher, self.centre.value)
+        self.centre.update(targets.mean(0))
+        return term
+
+    @torch.no_grad()
+    def follow(self, backbone: Backbone, momentum: float | None = None) -> None:
+        """Move the teacher towards the student: ``t <- m t + (1 - m) s``; statistics are copied."""
+        if self.prototypes is None:
+            return
+        momentum = self.options.momentum if momentum is None else momentum
+        student = nn.ModuleList([backbone, self.prototypes])
+        teacher = nn.ModuleList([self.teacher, self.teacher_prototypes])
+        pairs = tuple(teacher.parameters()), tuple(student.parameters())
+        torch._foreach_lerp_(*pairs, 1 - momentum)
+        for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def train(self, mode: bool = True) -> "DomainTie":
+        """Train the student's part; the teacher stays as it is used, without dropout."""
+        super().train(mode)
+        if self.prototypes is not None:
+            self.teacher.eval()
+        return self
+
+
+def describe(features: Features) -> Float[Tensor, "b c"]:
+    """Return one vector per image: pooled features and the mean of the grid's."""
+    return torch.cat([features.pooled, features.grid.mean((2, 3))], dim=1)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from handrec.data.appearance.backgrounds import ProceduralScenes
+from handrec.data.appearance.base import Stage
+from handrec.data.appearance.lens import LensOptions
+from handrec.data.appearance.props import PropOptions
+from handrec.data.scenes import sample_scenes, scene_camera
+from handrec.hand.openhand import OpenHand
+from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
+from handrec.render.warp_backend import WarpRasterizer
+
+NO_LENS = LensOptions(
+    **dict.fromkeys(LensOptions.__dataclass_fields__, 0.0) | {"worst_quality": 1.0}
+)
+NO_PROPS = PropOptions(**dict.fromkeys(PropOptions.__dataclass_fields__, 0.0))
+
+
+@pytest.fixture(scope="module")
+def appearance():
+    return Redrawn(skins=2, backgrounds=ProceduralScenes(1), props=NO_PROPS, lens=NO_LENS)
+
+
+@pytest.fixture(scope="module")
+def stage():
+    hand = OpenHand()
+    scenes = sample_scenes(hand, 3, seed=0)
+    posed = hand.decode(scenes.pose, scenes.betas, scenes.translation)
+    camera = scene_camera(scenes, 32)
+    return Stage(hand, posed, scenes.pose, camera, scenes.noise_seed, WarpRasterizer())
+
+
+def draw(appearance, stage, texture, background, shares):
+    generator = torch.Generator().manual_seed(0)
+    return redraw(appearance, stage, Own(texture, background), shares, generator)
+
+
+def test_the_background_stays_where_there_is_no_hand_and_skin_leaves_the_mask(appearance, stage):
+    background = torch.zeros(3, 3, 32, 32)
+    background[:, 1] = torch.linspace(0.5, 0.9, 32)
+    textures = torch.full((3, 3, 32, 32), 0.4), torch.rand(3, 3, 32, 32)
+    own = Shares(texture=1.0, swap=0.0, background=1.0)
+    one, other = (draw(appearance, stage, texture, background, own) for texture in textures)
+    assert torch.equal(one.mask, other.mask)
+    assert not torch.equal(one.image, other.image)
+    hue = one.image[:, [0, 2]].amax(1, keepdim=True)[one.mask == 0]
+    assert hue.max() < 0.02  # shadows darken the green, and nothing else is there
+    behind = [picture.image.where(picture.mask == 0, 0) for picture in (one, other)]
+    torch.testing.assert_close(*behind, atol=2e-3, rtol=0)  # lenses round, in transforms
+
+
+def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):
+    black = torch.zeros(3, 3, 32, 32)
+    none = Shares(texture=0.0, swap=0.0, background=0.0)
+    one, other = (draw(appearance, stage, x, x, none) for x in (black, black + 1))
+    torch.testing.assert_close(one.image, other.image)

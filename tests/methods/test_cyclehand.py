@@ -1,0 +1,187 @@
+from functools import partial
+
+import pytest
+import torch
+
+from handrec.data.appearance.backgrounds import ProceduralScenes
+from handrec.data.appearance.plain import Plain
+from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
+from handrec.hand.openhand import OpenHand
+from handrec.methods.cycle_flow import Flow, Sight, frozen_averages, pick_batch
+from handrec.methods.cyclehand import CycleHand, CycleHandWeights
+from handrec.models.backbones import TimmBackbone
+from handrec.models.base import Estimates
+from handrec.models.cycle_rotation import Turns
+from handrec.models.cycle_scene import Redrawn
+from handrec.models.domains import Contrast, describe
+from handrec.models.iterative import IterativeRegressor
+from handrec.render.warp_backend import WarpRasterizer
+from handrec.types import HandPrediction
+
+LABELS = ("keypoints_2d", "joints_3d", "vertices", "pose", "betas", "translation", "mask")
+
+
+@pytest.fixture(scope="module")
+def hand():
+    return OpenHand()
+
+
+@pytest.fixture(scope="module")
+def data(hand, tmp_path_factory):
+    data = SyntheticMixture(
+        hand, WarpRasterizer(), Plain(), Unlabelled(size=4), image_size=32, batch_size=8,
+        train_size=8, val_size=1, test_size=1, cached=True,
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture(scope="module")
+def batch(data):
+    return data.mix(next(iter(data.train_dataloader())))
+
+
+@pytest.fixture(scope="module")
+def appearance():
+    return Redrawn(skins=1, backgrounds=ProceduralScenes(1))
+
+
+def tiny_method(hand, appearance, weights=CycleHandWeights(), **options):  # noqa: B008
+    torch.manual_seed(0)
+    backbone = TimmBackbone(
+        "vit_tiny_patch16_224", 32, stem="conv",
+        options={"depth": 1, "embed_dim": 48, "num_heads": 2, "patch_size": 8},
+    )  # fmt: skip
+    options = {"flow": Flow(turns=Turns("so3_uniform")), **options}
+    method = CycleHand(
+        backbone, partial(IterativeRegressor, width=64), hand, WarpRasterizer(),
+        weights=weights, appearance=appearance, texture_size=32, **options,
+    )  # fmt: skip
+    method.terms = {}
+    method.log_losses = lambda terms, loss: method.terms.update(terms)
+    method.progress = lambda: 0.5
+    return method
+
+
+def step(method, batch):
+    torch.manual_seed(1)
+    return method.training_step(batch, 0)
+
+
+def test_a_batch_is_half_labelled_and_the_other_half_shows_nothing_but_pictures(batch):
+    torch.testing.assert_close(batch.has_pose, torch.tensor([1.0] * 4 + [0.0] * 4))
+    assert not any(getattr(batch, name)[4:].any() for name in (*LABELS, "confidence", "visibility"))
+    assert batch.image[4:].std() > 0.05
+    assert batch.sample_id[:4].max() < 8 <= batch.sample_id[4:].min()  # numbers tell them apart
+
+
+def test_targets_are_labelled_by_nobody(data):
+    mixed = next(iter(data.train_dataloader()))
+    nan = {name: torch.nan * getattr(mixed.target.scenes, name) for name in ("pose", "betas")}
+    blind = MixedBatch(
+        mixed.labelled, mixed.target._replace(scenes=mixed.target.scenes._replace(**nan))
+    )
+    for one, other in zip(data.mix(mixed), data.mix(blind), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_labels_that_are_absent_are_never_read(hand, batch, appearance):
+    loss = step(tiny_method(hand, appearance), batch)
+    fields = {name: getattr(batch, name).clone() for name in LABELS}
+    for field in fields.values():
+        field[4:] = torch.nan
+    assert step(tiny_method(hand, appearance), batch._replace(**fields)) == loss
+
+
+def oracle(method):
+    def see(batch):
+        truth = HandPrediction(
+            batch.vertices, batch.joints_3d, batch.keypoints_2d, batch.pose, batch.betas,
+            batch.translation,
+        )  # fmt: skip
+        return Sight(describe(method.backbone.encode(batch.image)), Estimates([truth] * 2, None))
+
+    method.see = see
+    return method
+
+
+def test_an_oracle_has_no_loss_of_the_cycle(hand, batch, appearance):
+    method = oracle(tiny_method(hand, appearance, CycleHandWeights(image=1.0)))
+    step(method, pick_batch(batch, torch.arange(4)))
+    for name in ("vertices", "rotations", "rendered", "returned", "image"):
+        assert method.terms[name].abs() < 1e-3, name
+    torch.testing.assert_close(
+        method.terms["photo_returned"], method.terms["photo"], atol=1e-3, rtol=0
+    )
+    assert method.terms["photo"] > 0.01  # the look is not known
+
+
+@pytest.mark.parametrize("term", ["rendered", "returned", "photo_returned", "contrast"])
+def test_every_term_of_the_cycle_reaches_the_backbone(hand, batch, appearance, term):
+    off = dict.fromkeys(CycleHandWeights.__dataclass_fields__, 0.0)
+    method = tiny_method(hand, appearance, CycleHandWeights(**{**off, term: 1.0}))
+    step(method, batch).backward()
+    assert list(method.terms) == [term]
+    stem = next(method.backbone.parameters()).grad
+    assert stem.isfinite().all()
+    assert stem.abs().max() > 0
+
+
+def test_drawings_follow_their_labels_and_pass_no_gradient(hand, batch, appearance):
+    method = tiny_method(hand, appearance)
+    sight = method.see(batch)
+    cycle = method.cycle(batch, sight, method.texture(sight.features), torch.arange(4))
+    view = cycle.turned.batch
+    assert not any(field.requires_grad for field in view)
+    joints = hand.decode(view.pose, view.betas, view.translation).joints
+    torch.testing.assert_close(joints, view.joints_3d, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        view.pose[:, 0], cycle.turned.rotation @ cycle.first.pose[:, 0], atol=1e-5, rtol=0
+    )
+    assert ((view.keypoints_2d > 0) & (view.keypoints_2d < 32)).float().mean() > 0.9
+    assert cycle.returned.joints.requires_grad
+
+
+def test_the_teacher_form_and_redrawn_pairs(hand, batch, appearance):
+    weights = CycleHandWeights(distill=1.0)
+    method = tiny_method(hand, appearance, weights, contrast=Contrast("redrawn", prototypes=32))
+    step(method, batch).backward()
+    assert method.terms["distill"] > 0
+    teacher = [p.clone() for p in method.tie.teacher.parameters()]
+    torch.optim.SGD(method.parameters(), 0.1).step()
+    method.on_train_batch_end()
+    moved = [(a - b).abs().max() for a, b in zip(teacher, method.tie.teacher.parameters())]  # noqa: B905
+    assert 0 < max(moved) < 0.01
+    assert not method.tie.train().teacher.training
+
+
+def test_sampled_hands_only_have_drawings(hand, batch, appearance):
+    flow = Flow(hands="sampled", turns=Turns("so3_uniform"))
+    method = tiny_method(hand, appearance, flow=flow)
+    step(method, batch)
+    assert "rendered" in method.terms
+    assert not {"returned", "photo_returned", "contrast"} & set(method.terms)
+
+
+def test_drawings_leave_running_statistics_alone():
+    norm = torch.nn.BatchNorm2d(2)
+    with frozen_averages(norm):
+        norm(5 + torch.randn(4, 2, 3, 3))
+    torch.testing.assert_close(norm.running_mean, torch.zeros(2))
+    norm(5 + torch.randn(4, 2, 3, 3))
+    assert norm.running_mean.min() > 0.3
+
+
+def test_phase_two_starts_from_phase_one(hand, batch, appearance, tmp_path):
+    base = tiny_method(hand, appearance, phase="base")
+    assert step(base, batch) > 0
+    assert not {"rendered", "returned"} & set(base.terms)
+    torch.save({"state_dict": base.state_dict()}, tmp_path / "base.ckpt")
+    method = tiny_method(hand, appearance)
+    for parameter in method.parameters():
+        parameter.data.zero_()
+    method.load_base(str(tmp_path / "base.ckpt"))
+    one, other = (m.eval().reconstruct(batch) for m in (base, method))
+    torch.testing.assert_close(one.vertices, other.vertices)
