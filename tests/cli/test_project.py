@@ -65,7 +65,8 @@ def imported_distributions(folder):
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules.add(node.module.partition(".")[0])
     installed = packages_distributions()
-    foreign = modules - set(sys.stdlib_module_names) - {"handrec", "tests"}
+    own = {"handrec", "tests"} | {path.stem for path in (REPOSITORY / folder).glob("*.py")}
+    foreign = modules - set(sys.stdlib_module_names) - own
     return {name: set(map(normal, installed.get(name, [name]))) for name in foreign}
 
 

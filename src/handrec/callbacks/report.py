@@ -120,10 +120,9 @@ class EvaluationReport(pl.Callback):
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start afresh."""
-        if not isinstance(pl_module, HandMethod):
-            raise TypeError(
-                f"{type(pl_module).__name__} is no HandMethod: it has no hand to report"
-            )
+        self._reports = isinstance(pl_module, HandMethod)
+        if not isinstance(pl_module, HandMethod):  # it logs what it measures itself
+            return
         self._method = type(pl_module).__name__
         self._hand = pl_module.hand
         self._mean_hand = MeanHand(pl_module.hand, self.distance)
@@ -154,6 +153,8 @@ class EvaluationReport(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Measure a batch."""
+        if not self._reports:
+            return
         if not isinstance(outputs, HandPrediction):
             raise TypeError(f"test_step must return a HandPrediction, not {type(outputs).__name__}")
         split = self._splits[dataloader_idx]
@@ -171,6 +172,10 @@ class EvaluationReport(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report, log the figures and print the table."""
+        if self._reports:
+            self._write_all(trainer)
+
+    def _write_all(self, trainer: pl.Trainer) -> None:
         module = getattr(trainer, "datamodule", None)
         data = getattr(module, "name", "test")
         # Directory, figures and examples are collective: every rank takes part.

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from handrec.callbacks.progress import clock
+from handrec.methods.base import Method
 
 #: Files of an evaluation that are worth naming, the most readable first.
 REPORTS = (
@@ -30,9 +31,12 @@ class EndSummary(pl.Callback):
         self.experiment = experiment
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._started, self._date = time.monotonic(), time.time()
+        self._after_fit = self._after_test = ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
+        if isinstance(pl_module, Method):
+            self._after_fit, self._after_test = pl_module.after_fit, pl_module.after_test
         self._started, self._date = time.monotonic(), time.time()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -57,7 +61,7 @@ class EndSummary(pl.Callback):
             rows.append(("run", str(relative(log_dir))))
         if trainer.interrupted:
             return rows
-        return [*rows, ("next", f"make eval EXP={self.experiment}")]
+        return rows + self._next(self._after_fit)
 
     def test_rows(self, trainer: pl.Trainer, log_dir: Path) -> list[tuple[str, str]]:
         """Return what an evaluation has to say: where its report lies, or its figures."""
@@ -68,7 +72,10 @@ class EndSummary(pl.Callback):
         else:
             figures = trainer.callback_metrics.items()
             rows += [(str(name), f"{float(value):.4g}") for name, value in figures]
-        return [*rows, ("next", f"make predict EXP={self.experiment} INPUT=<image or folder>")]
+        return rows + self._next(self._after_test)
+
+    def _next(self, command: str) -> list[tuple[str, str]]:
+        return [("next", command.format(name=self.experiment))] if command else []
 
     def _reports(self, run: Path) -> list[tuple[str, Path]]:
         """Return the files this evaluation wrote that are worth opening."""

@@ -193,6 +193,7 @@ def quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided",
         ".*is an instance of .nn.Module. and is already saved during checkpointing",
         ".*does not have many workers",
+        "Found .* module.s. in eval mode at the start of training",  # a teacher
         ".*The number of training batches .* is smaller than the logging interval",
         ".*Experiment logs directory .* exists and is not empty",
         ".*isinstance.treespec, LeafSpec.* is deprecated",

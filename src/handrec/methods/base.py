@@ -15,7 +15,15 @@ from handrec.types import HandBatch, HandPrediction
 
 
 class Method(pl.LightningModule, ABC):
-    """Anything that trains on batches of hands, pre-training included."""
+    """Anything that trains on batches of hands, pre-training included.
+
+    Attributes:
+        after_fit: what to type after a training, ``{name}`` being the experiment.
+        after_test: what to type after an evaluation; empty for nothing.
+    """
+
+    after_fit = "make eval EXP={name}"
+    after_test = ""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step by its number: a resumed training drops, masks and cuts as it would have.
@@ -50,6 +58,7 @@ class HandMethod(Method):
     """
 
     hand: HandModel
+    after_test = "make predict EXP={name} INPUT=<image or folder>"
 
     def __init__(self) -> None:
         super().__init__()

@@ -188,6 +188,8 @@ class HandMIMPretrain(Method):
             self.student.backbone.model.compile()
             self.teacher.backbone.model.compile()
 
+    after_fit = "handrec export-backbone {name}"
+
     def train(self, mode: bool = True) -> "HandMIMPretrain":
         """Train the student; the teacher stays as it is used, without dropout."""
         super().train(mode)
@@ -370,7 +372,15 @@ class HandMIMPretrain(Method):
             backbone.to(batch.image.device)
             self.probe.update("probe_untrained", self.features(backbone, batch), batch)
 
-    test_step = validation_step
+    def test_step(self, batch: HandBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Collect features of the teacher for each test split."""
+        name = f"probe_{dataloader_idx}"
+        self.probe.update(name, self.features(self.teacher.backbone, batch), batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the error of the probe on each test split, in their order."""
+        self.log_dict({f"test/{name}": error for name, error in self.probe.compute().items()})
+        self.probe.reset()
 
     @staticmethod
     def features(backbone: Backbone, batch: HandBatch) -> Float[Tensor, "b c"]:

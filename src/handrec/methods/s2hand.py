@@ -324,7 +324,7 @@ class S2HANDKeypoints(Method):
         self.log_losses(terms, loss)
         return loss
 
-    def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: HandBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the mean distance to the given keypoints, per cent of the crop's side."""
         found = self.keypoints.find(batch.image)[-1]
         distance = s2hand.length(found - batch.keypoints_2d) / max(batch.camera.image_size)
