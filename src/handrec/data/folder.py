@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from torch import Tensor
 
 from handrec.data.columns import held_out, numbered
 from handrec.data.crops import default_intrinsics

@@ -62,14 +62,13 @@ def array(
         raise UserError(f"{path}: no {key}, expected {wanted} numbers")
     try:
         value = content[key]
-        values = np.asarray(
-            _array(value, key) if isinstance(value, _Record) else value, dtype=np.float64
-        )
+        found = _array(value, key) if isinstance(value, _Record) else value
+        values = np.array(found, dtype=np.float64)  # a copy: the pickle's bytes are read-only
     except Exception as error:  # descriptions of anything at all
         raise UserError(f"{path}: {key} is not {wanted} numbers") from error
     if values.shape != shape:
-        found = " x ".join(map(str, values.shape)) or "one number"
-        raise UserError(f"{path}: {key} is {found}, expected {wanted}")
+        shown = " x ".join(map(str, values.shape)) or "one number"
+        raise UserError(f"{path}: {key} is {shown}, expected {wanted}")
     if not np.isfinite(values).all():
         raise UserError(f"{path}: {key} holds a number that is not finite")
     return values
