@@ -68,7 +68,8 @@ def write_freihand(
         evaluation: the same.
         hand: model of their parameters.
     """
-    _start(root, hand)
+    _start(root)
+    mark(root, type(hand).__name__)
     for part, batches in (("training", training), ("evaluation", evaluation)):
         samples, columns = list(_samples(batches, hand, flat_hand_mean=False)), []
         for k, sample in enumerate(samples):
@@ -101,7 +102,8 @@ def write_ho3d(
         hand: model of their parameters.
         version: ``v2`` or ``v3``.
     """
-    _start(root, hand)
+    _start(root)
+    mark(root, type(hand).__name__)
     suffix = {"v2": ".png", "v3": ".jpg"}[version]
     to_ho3d = order(JOINTS, KINEMATIC_THEN_TIPS)
     for part, batches in (("train", training), ("evaluation", evaluation)):
@@ -131,7 +133,7 @@ def write_coco(root: Path, batches: Iterable[HandBatch], hand: HandModel) -> Non
         batches: right hands.
         hand: their model.
     """
-    _start(root, hand)
+    _start(root)
     images, annotations = [], []
     for number, sample in enumerate(_samples(batches, hand, flat_hand_mean=True)):
         height, width = sample.mask.shape
@@ -249,12 +251,11 @@ def _recording(sequence: int) -> str:
     return f"S{chr(ord('A') + sequence // 26 % 26)}{chr(ord('A') + sequence % 26)}"
 
 
-def _start(root: Path, hand: HandModel) -> None:
+def _start(root: Path) -> None:
     """Make the folder; what is in it already is not mixed with a new set."""
     if root.is_dir() and any(root.iterdir()):
         raise UserError(f"{root} is not empty")
     root.mkdir(parents=True, exist_ok=True)
-    mark(root, type(hand).__name__)
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

@@ -139,18 +139,15 @@ class RealHands(HandDataModule):
         """Read and check the parts that the stage needs, and keep their labels, once."""
         state = None if self.trainer is None else self.trainer.state.fn
         for part in self._needed(state.value if state else ""):
-            if not (path := self._cache(part)).exists():
-                annotated = self.read(part)
-                check_labels(self.root, annotated)
-                check_files(self.root, [*annotated.files, *filter(None, annotated.masks)])
-                save(path, annotated)
+            self._prepare(part)
 
     def setup(self, stage: str) -> None:
         """Map the labels of a stage into memory."""
         for part in self._needed(stage):
-            if not (path := self._cache(part)).exists():  # used without a trainer
-                self.prepare_data()
-            self.tables[part] = LabelTable(path)
+            if self.trainer is None:  # which would have prepared the data
+                self._prepare(part)
+            self.tables[part] = LabelTable(self._cache(part))
+            self._check_hand(self.tables[part])
 
     def fingerprint(self, split: str) -> str:
         """Return the SHA-256 of the labels and file names of a split's part, once it is set up."""
@@ -200,6 +197,24 @@ class RealHands(HandDataModule):
         """Whether parameters and vertices are of the hand model at hand."""
         table = next(iter(self.tables.values()))
         return self.hand is not None and type(self.hand).__name__ == table.hand
+
+    def _prepare(self, part: str) -> None:
+        if not (path := self._cache(part)).exists():
+            annotated = self.read(part)
+            check_labels(self.root, annotated)
+            check_files(self.root, [*annotated.files, *filter(None, annotated.masks)])
+            save(path, annotated)
+
+    def _check_hand(self, table: LabelTable) -> None:
+        """Refuse vertices that are not of the hand model that they are said to be of."""
+        found = table.labels.vertices.shape[1]
+        if self.hand is None or type(self.hand).__name__ != table.hand or not found:
+            return
+        if found != len(self.hand.template):
+            raise UserError(
+                f"{self.root}: labels have {found} vertices, expected the"
+                f" {len(self.hand.template)} of {table.hand}"
+            )
 
     def _cache(self, part: str) -> Path:
         facts = {"version": LABELS_VERSION, "class": type(self).__qualname__} | self.facts()
