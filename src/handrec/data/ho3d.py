@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.progress import track
+from rich.progress import Progress
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -97,7 +97,8 @@ class HO3D(RealHands):
         metas = [self.root / folder / s / "meta" / f"{f}.pkl" for s, f in frames]
         what = f"{self.name}: reading {len(metas):,} annotations"
         read = _training_frame if part == "training" else _evaluation_frame
-        read_frames = [read(meta) for meta in track(metas, description=what, transient=True)]
+        with Progress(transient=True) as progress:  # ends its display whatever goes wrong
+            read_frames = [read(meta) for meta in progress.track(metas, description=what)]
         labels = _labels(read_frames, part == "training")
         if part == "evaluation":
             labels = self._evaluation_labels(labels)

@@ -261,8 +261,6 @@ def check_labels(root: Path, part: Annotated) -> None:
     for name, column in labels._asdict().items():
         bad = ~column.flatten(1).isfinite().all(1) if column.dim() > 1 else ~column.isfinite()
         _refuse(root, part, bad, f"{name} holds a number that is not finite")
-    size = labels.box[:, 2:] - labels.box[:, :2]
-    _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
     focal = labels.intrinsics[:, [0, 1], [0, 1]]
     _refuse(root, part, (focal <= 0).any(1), "a focal length that is not positive")
     behind = (labels.joints_3d[..., 2] <= 0).any(1) & (labels.has_joints_3d > 0)
@@ -270,6 +268,9 @@ def check_labels(root: Path, part: Annotated) -> None:
         root, part, behind,
         "joints behind the camera, expected z > 0 (metres, x right, y down, z forward)",
     )  # fmt: skip
+
+    size = labels.box[:, 2:] - labels.box[:, :2]
+    _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
 
 
 def _refuse(root: Path, part: Annotated, bad: Tensor, what: str) -> None:
