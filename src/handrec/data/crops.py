@@ -65,8 +65,8 @@ def crop_affine(box_xyxy: Box, size: int, mirror: bool) -> Float[np.ndarray, "3 
 
 
 def warp(
-    image: UInt8[np.ndarray, "h w 3"], affine: Float[np.ndarray, "3 3"], size: int
-) -> UInt8[np.ndarray, "s s 3"]:
+    image: UInt8[np.ndarray, "h w *c"], affine: Float[np.ndarray, "3 3"], size: int
+) -> UInt8[np.ndarray, "s s *c"]:
     """Return the square crop of an image that an affine describes, antialiased.
 
     Where the image shrinks, every pixel is the mean of a grid of bilinear samples no more than an
@@ -74,7 +74,7 @@ def warp(
     be an edge that no hand has, reflection would show a second hand.
 
     Args:
-        image: 8 bits.
+        image: 8 bits, RGB or a single channel without an axis of its own.
         affine: crop pixels to image pixels, as :func:`crop_affine` gives it.
         size: width and height of the crop.
     """

@@ -1,0 +1,249 @@
+"""2D keypoints in COCO's format, as mmpose and COCO-WholeBody store those of hands."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from handrec.data.columns import HALF_PIXEL, held_out, image_size, numbered
+from handrec.data.crops import default_intrinsics
+from handrec.data.json_arrays import read_json
+from handrec.data.keypoint_orders import PRESETS, to_canonical
+from handrec.data.labels import Annotated, LabelTable, no_labels
+from handrec.data.photos import Side
+from handrec.data.real import RealHands
+from handrec.errors import UserError
+
+
+class _Found(NamedTuple):
+    """One annotated hand.
+
+    Attributes:
+        where: file and annotation, for messages.
+        image: entry of the image.
+        box: ``(x1, y1, x2, y2)``, or None where there is none.
+        keypoints: ``(21, 3)``: x, y and COCO's visibility flag, in the file's order.
+        side: of the body.
+    """
+
+    where: str
+    image: dict[str, Any]
+    box: list[float] | None
+    keypoints: Float[np.ndarray, "21 3"]
+    side: str
+
+
+class CocoHands(RealHands):
+    """Hands with 2D keypoints in COCO's format.
+
+    Read are ``annotations`` with 21 keypoints (mmpose's files of FreiHAND, OneHand10K, Panoptic,
+    RHD) and those of COCO-WholeBody, whose people have up to two hands. The order of keypoints is
+    taken from the names in ``categories``. A flag of 0 is an absent keypoint; whether the others
+    are hidden is a label only in files that tell 1 (hidden) from 2 (visible).
+
+    The side of the body is read from ``side`` or ``hand_type`` of an annotation, if it says.
+    Cameras are unknown: :func:`~handrec.data.crops.default_intrinsics`.
+
+    Args:
+        root: folder of the annotations; other paths are relative to it.
+        annotations: file to train and validate on; None takes the only JSON file in ``root``.
+        test_annotations: file to evaluate on, all of it; None evaluates on the validation split.
+        images: folder of the images; None tries ``root`` and ``root/images``.
+        keypoints: name of an order, or 21 names, where the file has none.
+        side: of hands of which the file does not say.
+        val_share: of the images, for validation, by a hash of the annotated keypoints: copies of
+            a picture in other colours stay together.
+        box_scale: side of the crop over the longer side of the hand's box.
+        **options: see :class:`~handrec.data.real.RealHands`.
+    """
+
+    name = "coco_hands"
+    folders = ("coco_hands",)
+    marker = "."
+
+    def __init__(
+        self,
+        root: str | None = None,
+        annotations: str | None = None,
+        test_annotations: str | None = None,
+        images: str | None = None,
+        keypoints: str | tuple[str, ...] | None = None,
+        side: Side = "right",
+        val_share: float = 0.05,
+        box_scale: float = 1.25,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, box_scale=box_scale, **options)
+        if isinstance(keypoints, str) and keypoints not in PRESETS:
+            raise UserError(f"keypoints={keypoints}: unknown order, there are {', '.join(PRESETS)}")
+        self.annotations, self.test_annotations, self.images = annotations, test_annotations, images
+        self.keypoints = PRESETS[keypoints] if isinstance(keypoints, str) else keypoints
+        self.side, self.val_share = side, val_share
+        test = "annotations" if test_annotations is None else "test_annotations"
+        self.parts = {"train": "annotations", "val": "annotations", "test": test}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the options that the labels depend on."""
+        return {"keypoints": self.keypoints, "side": self.side, "images": self.images}
+
+    def sources(self, part: str) -> list[Path]:
+        """Return the file of a part."""
+        given = self.annotations if part == "annotations" else self.test_annotations
+        if given is not None:
+            return [self.root / given]
+        found = sorted(self.root.glob("*.json")) or sorted(self.root.glob("annotations/*.json"))
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found[:5]) or "none"
+            raise UserError(
+                f"{self.root}: expected one JSON file of annotations, there is {names}:"
+                " choose with --data.annotations=FILE"
+            )
+        return found
+
+    def read(self, part: str) -> Annotated:
+        """Return the hands of a file."""
+        (path,) = self.sources(part)
+        content = read_json(path)
+        _check_sections(path, content)
+        indices = to_canonical(self._names(path, content), str(path))
+        hands = list(_hands(path, content, self.side))
+        if not hands:
+            raise UserError(f"{path}: no hand with a keypoint among its annotations")
+        folder = self._images_folder(hands[0].image["file_name"])
+        files = [str(folder / hand.image["file_name"]) for hand in hands]
+        sizes = torch.tensor([self._image_size(folder, hand.image) for hand in hands])
+        points = torch.from_numpy(np.stack([hand.keypoints for hand in hands])[:, indices]).float()
+        known = (points[..., 2] > 0).float()
+        keypoints = (points[..., :2] + HALF_PIXEL) * known[..., None]
+        told = torch.full((len(hands),), float((points[..., 2] == 2).any()))
+        cameras = np.stack([default_intrinsics(*size) for size in sizes.tolist()])
+        boxes = [_box(hand, points[i, known[i] > 0, :2]) for i, hand in enumerate(hands)]
+        labels = no_labels(len(hands))._replace(
+            image_size=sizes,
+            box=torch.stack(boxes),
+            is_left=torch.tensor([float(hand.side == "left") for hand in hands]),
+            intrinsics=torch.from_numpy(cameras).float(),
+            keypoints_2d=keypoints,
+            confidence=known,
+            visibility=(points[..., 2] == 2).float() * told[:, None],
+            has_visibility=told,
+        )
+        sequence, frame = numbered(len(hands))
+        return Annotated(
+            files, [""] * len(files), torch.arange(len(files)), sequence, frame, labels
+        )
+
+    def select(self, split: str, table: LabelTable) -> Int[Tensor, " s"]:
+        """Return the samples of a split: images go to one side or the other together."""
+        samples = torch.arange(len(table))
+        if split == "test" and self.test_annotations is not None:
+            return samples
+        names = _groups(table)
+        chosen = held_out(names, self.val_share)
+        is_val = torch.tensor([name in chosen for name in names])
+        return samples[~is_val] if split == "train" else samples[is_val]
+
+    def _names(self, path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of the 21 keypoints, in the file's order."""
+        if self.keypoints is not None:
+            return self.keypoints
+        if any("lefthand_kpts" in entry for entry in content["annotations"][:1]):
+            return PRESETS["freihand"]  # COCO-WholeBody
+        for category in content.get("categories") or []:
+            if len(names := category.get("keypoints") or ()) == 21:
+                return tuple(names)
+        raise UserError(
+            f"{path}: unknown keypoint order: its categories name no 21 keypoints; say"
+            f" --data.keypoints={'|'.join(PRESETS)}, or the 21 names"
+        )
+
+    def _images_folder(self, name: str) -> Path:
+        """Return the folder of the images, relative to the root."""
+        folders = [Path(self.images)] if self.images else [Path(), Path("images")]
+        for folder in folders:
+            if (self.root / folder / name).is_file():
+                return folder
+        tried = " and ".join(str(self.root / folder / name) for folder in folders)
+        raise UserError(f"no image {tried}: say where they are, --data.images=FOLDER")
+
+    def _image_size(self, folder: Path, image: dict[str, Any]) -> tuple[int, int]:
+        if "height" in image and "width" in image:
+            return int(image["height"]), int(image["width"])
+        return image_size(self.root / folder / image["file_name"])
+
+
+def _check_sections(path: Path, content: Any) -> None:
+    """Refuse what is not COCO's format."""
+    for name in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise UserError(f"{path}: not in COCO's format: it has no list of {name}")
+
+
+def _hands(path: Path, content: dict[str, Any], default_side: str) -> Iterator[_Found]:
+    """Yield the annotated hands in order; crowds, and hands without a keypoint, are left out."""
+    images = {image.get("id"): image for image in content["images"]}
+    for index, entry in enumerate(content["annotations"]):
+        where = f"{path}: annotation {index} (id {entry.get('id')})"
+        if entry.get("image_id") not in images:
+            raise UserError(f"{where}: there is no image {entry.get('image_id')!r}")
+        image = images[entry["image_id"]]
+        if not isinstance(image.get("file_name"), str):
+            raise UserError(f"{path}: image {image.get('id')!r} has no file_name")
+        if entry.get("iscrowd"):
+            continue
+        if "lefthand_kpts" in entry:
+            for side in ("left", "right"):
+                if entry.get(f"{side}hand_valid"):
+                    box, points = entry.get(f"{side}hand_box"), entry[f"{side}hand_kpts"]
+                    yield _found(f"{where}, {side} hand", image, box, points, side)
+            continue
+        side = entry.get("side", entry.get("hand_type", default_side))
+        if side not in ("left", "right"):
+            side = default_side
+        found = _found(where, image, entry.get("bbox"), entry.get("keypoints"), side)
+        if (found.keypoints[:, 2] > 0).any():
+            yield found
+
+
+def _found(where: str, image: dict[str, Any], box: Any, points: Any, side: str) -> _Found:
+    """Return a hand, its numbers checked."""
+    try:
+        keypoints = np.asarray(points, dtype=float).reshape(21, 3)
+    except (TypeError, ValueError):
+        count = len(points) if isinstance(points, list) else "none"
+        raise UserError(f"{where}: {count} keypoint numbers, expected 63 (x, y, flag)") from None
+    if not np.isfinite(keypoints).all():
+        raise UserError(f"{where}: a keypoint is not finite")
+    if box is None:
+        return _Found(where, image, None, keypoints, side)
+    try:
+        left, top, width, height = (float(value) for value in box)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: bbox {box} is not [x, y, width, height]") from None
+    if not (width > 0 and height > 0):
+        raise UserError(f"{where}: box of zero area, [x, y, width, height] = {box}")
+    return _Found(where, image, [left, top, left + width, top + height], keypoints, side)
+
+
+def _box(hand: _Found, known: Float[Tensor, "k 2"]) -> Float[Tensor, "4"]:
+    """Return a hand's box, or the one around its known keypoints."""
+    if hand.box is not None:
+        return torch.tensor(hand.box)
+    return torch.cat([known.amin(0), known.amax(0)]) + HALF_PIXEL
+
+
+def _groups(table: LabelTable) -> list[str]:
+    """Return for each sample what it must not be parted from: all that was annotated in its image.
+
+    mmpose's FreiHAND has each picture in four colour versions, with the same keypoints.
+    """
+    points = table.labels.keypoints_2d.numpy()
+    annotated: dict[bytes, str] = {}
+    for file, keypoints in zip(table.files, points, strict=True):
+        annotated[file] = annotated.get(file, "") + sha256(keypoints.tobytes()).hexdigest()
+    return [annotated[file] for file in table.files]

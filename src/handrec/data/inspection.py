@@ -1,0 +1,140 @@
+"""Looks at a data set: what its splits hold, whether its images and labels fit together."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from handrec.data.crop_set import CropSet
+from handrec.data.real import RealHands
+from handrec.geometry.camera import project
+from handrec.hand.base import HandModel
+from handrec.types import HandBatch
+
+_BATCH = 32
+
+
+class Counts(NamedTuple):
+    """How many samples of a split have which label."""
+
+    images: int
+    hands: int
+    keypoints_2d: int
+    joints_3d: int
+    vertices: int
+    pose: int
+    masks: int
+    left: int
+
+
+class Inspection(NamedTuple):
+    """What some images of a split and their labels say.
+
+    Attributes:
+        images: that were read.
+        faults: a line for each that could not be.
+        outside: share of the known keypoints that lie outside their crop.
+        joint_errors: millimetres between labelled joints and those of the labelled parameters.
+        vertex_errors: the same of vertices.
+        pixel_errors: pixels of the image between the projections of these joints.
+    """
+
+    images: int
+    faults: list[str]
+    outside: float
+    joint_errors: Tensor
+    vertex_errors: Tensor
+    pixel_errors: Tensor
+
+
+def count(data: RealHands, split: str) -> Counts:
+    """Return what a split of a data set holds, once it is set up."""
+    crops = data.crops(split)
+    table, chosen = crops.table, crops.samples
+    rows = table.row[chosen]
+    labels = table.labels
+
+    def of(present: Tensor) -> int:
+        return int(present[rows].sum())
+
+    return Counts(
+        images=len(chosen),
+        hands=len(rows.unique()),
+        keypoints_2d=of((labels.confidence > 0).any(1)),
+        joints_3d=of(labels.has_joints_3d),
+        vertices=of(labels.has_vertices),
+        pose=of(labels.has_pose),
+        masks=int((table.masks[chosen.numpy()] != b"").sum()),
+        left=of(labels.is_left),
+    )
+
+
+def inspect(data: RealHands, split: str, images: int) -> Inspection:
+    """Return what evenly spread images of a split say; 0 reads all of them."""
+    crops, faults = data.crops(split), []
+    known = outside = read = 0
+    errors: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in _read(crops, data, spread(len(crops), images)):
+        if isinstance(batch, str):
+            faults.append(batch)
+            continue
+        read += len(batch.image)
+        inside = ((batch.keypoints_2d >= 0) & (batch.keypoints_2d < data.image_size)).all(-1)
+        known += int((batch.confidence > 0).sum())
+        outside += int(((batch.confidence > 0) & ~inside).sum())
+        if data.hand is not None:
+            errors.append(residuals(batch, data.hand))
+    empty = torch.empty(0)
+    joints, vertices, pixels = map(torch.cat, zip((empty,) * 3, *errors, strict=True))
+    if not crops.table.labels.vertices.shape[1]:  # they follow from the parameters
+        vertices = empty
+    return Inspection(read, faults, outside / max(known, 1), joints, vertices, pixels)
+
+
+@torch.no_grad()
+def residuals(batch: HandBatch, hand: HandModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how far labelled joints and vertices are from those of the labelled parameters.
+
+    The wrist is the same in both: parameters have no other translation here.
+
+    Args:
+        batch: samples without pose labels are left out.
+        hand: whose parameters are labelled.
+
+    Returns:
+        Millimetres of joints and of vertices, and pixels of the whole image of joints, one number
+        for each point.
+    """
+    chosen = batch.has_pose > 0
+    posed = hand.decode(batch.pose[chosen], batch.betas[chosen], batch.translation[chosen])
+    joints, camera = batch.joints_3d[chosen], batch.intrinsics[chosen]
+    apart = project(posed.joints, camera) - project(joints, camera)
+    pixels = apart.norm(dim=-1) * batch.crop_to_image[chosen][:, 1, 1, None]
+    meshes = batch.has_vertices[chosen] > 0
+    vertices = (posed.vertices - batch.vertices[chosen])[meshes].norm(dim=-1)
+    return (
+        1000 * (posed.joints - joints).norm(dim=-1).flatten(),
+        1000 * vertices.flatten(),
+        pixels.flatten(),
+    )
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Return evenly spread numbers below a total; all of them if 0 or too many are wanted."""
+    if not 0 < wanted < total:
+        return list(range(total))
+    return torch.linspace(0, total - 1, wanted).round().long().tolist()
+
+
+def _read(crops: CropSet, data: RealHands, indices: list[int]) -> Iterator[HandBatch | str]:
+    """Yield batches of samples; those with a fault by themselves."""
+    for start in range(0, len(indices), _BATCH):
+        some = indices[start : start + _BATCH]
+        batch = crops.__getitems__(some)
+        if not isinstance(batch, str):
+            yield data.label(batch)
+            continue
+        for index in some:
+            single = crops.__getitems__([index])
+            yield single if isinstance(single, str) else data.label(single)

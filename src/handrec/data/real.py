@@ -1,0 +1,312 @@
+"""What all data sets on the disk share: root, checks, cached labels, crops, loaders."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from handrec.data.augment import Augmentation
+from handrec.data.crop_set import Crop, CropBatch, CropSet, to_hand_batch
+from handrec.data.datamodule import HandDataModule
+from handrec.data.decode import read_encoded
+from handrec.data.labels import Annotated, LabelTable, cache_path, save
+from handrec.errors import UserError
+from handrec.hand.base import HandModel
+from handrec.types import HandBatch
+
+#: Raise whenever the same files give other labels: caches are keyed on it.
+LABELS_VERSION = 1
+
+#: Environment variable that names the folder of all data sets.
+ROOT_VARIABLE = "HANDREC_DATA"
+
+
+class RealHands(HandDataModule):
+    """A data set on the disk.
+
+    A subclass reads the parts of its set (:meth:`read`); everything else is here. Before anything
+    trains, each part is read once, checked (:func:`check_labels`, :func:`check_files`) and kept as
+    columns in ``cache_dir``; a set that fails is not used.
+
+    Args:
+        root: folder of the data set; None looks for ``folders`` in ``$HANDREC_DATA``.
+        hand: the method's hand model. Vertices and parameters count as labels if they are of this
+            model; None drops them.
+        image_size: side of the crops, pixels.
+        batch_size: of every split.
+        crop: ``hand``: the square around the labelled hand; ``image``: the whole image.
+        box_scale: side of the crop over the longer side of the hand's box; for ``hand``.
+        masks: read masks, where the set has some.
+        augmentation: of training batches; None for none.
+        num_workers: processes that read images; 0 reads in the main one.
+        cache_dir: where labels are kept.
+
+    Attributes:
+        folders: names that the set's folder may have in ``$HANDREC_DATA``.
+        marker: file that tells whether a folder is the set's root.
+        parts: what a stage's splits are selected from: the name of the part of each split.
+        flat_hand_mean: whether published poses hold MANO's mean pose already.
+    """
+
+    folders: tuple[str, ...] = ()
+    marker: str = ""
+    parts: Mapping[str, str] = MappingProxyType(
+        {"train": "training", "val": "training", "test": "evaluation"}
+    )
+    flat_hand_mean: bool = True
+
+    def __init__(
+        self,
+        root: str | None = None,
+        hand: HandModel | None = None,
+        image_size: int = 224,
+        batch_size: int = 32,
+        crop: Crop = "hand",
+        box_scale: float = 1.5,
+        masks: bool = True,
+        augmentation: Augmentation | None = None,
+        num_workers: int = 2,
+        cache_dir: str = ".cache/labels",
+    ) -> None:
+        super().__init__()
+        if min(image_size, batch_size) < 1 or box_scale <= 0:
+            raise UserError("image_size, batch_size and box_scale must be positive")
+        self.given_root, self.cache_dir = root, Path(cache_dir)
+        self.hand = hand
+        self.image_size, self.batch_size = image_size, batch_size
+        self.crop, self.box_scale, self.masks = crop, box_scale, masks
+        self.augmentation = augmentation
+        self.num_workers = num_workers
+        self.tables: dict[str, LabelTable] = {}
+        shown = f"{box_scale:g} x the hand's box" if crop == "hand" else "the whole image"
+        self.description = f"{image_size} px; crops of {shown}"
+
+    @abstractmethod
+    def sources(self, part: str) -> list[Path]:
+        """Return the files and folders that a part's labels are read from."""
+
+    @abstractmethod
+    def read(self, part: str) -> Annotated:
+        """Return the samples of a part; a UserError names what is wrong with it."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the options that the labels depend on."""
+        return {}
+
+    def select(self, split: str, table: LabelTable) -> Int[Tensor, " s"]:
+        """Return the samples of a split among those of its part; all of them by default."""
+        return torch.arange(len(table))
+
+    @cached_property
+    def root(self) -> Path:
+        """The data set's folder.
+
+        Raises:
+            UserError: there is none, or it is not this data set's.
+        """
+        if self.given_root:
+            root = Path(self.given_root).expanduser()
+            if not root.is_dir():
+                raise UserError(f"{self.name}: no folder {root}")
+            if not (root / self.marker).exists():
+                raise UserError(f"{root} is not the root of {self.name}: it has no {self.marker}")
+            return root
+        home = os.environ.get(ROOT_VARIABLE)
+        if not home:
+            raise UserError(
+                f"{self.name} is not part of handrec: give its folder, --data.root=FOLDER, or set"
+                f" {ROOT_VARIABLE} to the folder of all data sets (docs/datasets.md says how to"
+                " get them)"
+            )
+        for folder in (*self.folders, "."):
+            if (Path(home).expanduser() / folder / self.marker).exists():
+                return Path(home).expanduser() / folder
+        raise UserError(
+            f"no {self.name} in {ROOT_VARIABLE}={home}: no {self.marker} there or in"
+            f" {', '.join(self.folders)}"
+        )
+
+    def prepare_data(self) -> None:
+        """Read and check the parts that the stage needs, and keep their labels, once."""
+        state = None if self.trainer is None else self.trainer.state.fn
+        for part in self._needed(state.value if state else ""):
+            self._prepare(part)
+
+    def setup(self, stage: str) -> None:
+        """Map the labels of a stage into memory."""
+        for part in self._needed(stage):
+            if self.trainer is None:  # which would have prepared the data
+                self._prepare(part)
+            self.tables[part] = LabelTable(self._cache(part))
+            self._check_hand(self.tables[part])
+
+    def fingerprint(self, split: str) -> str:
+        """Return the SHA-256 of the labels and file names of a split's part, once it is set up."""
+        table = self.tables.get(self.parts.get(split, ""))
+        return "" if table is None else table.fingerprint
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training split, shuffled; an incomplete batch is dropped."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation split, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return the test splits, in order."""
+        loaders = [self._loader(split) for split in self.test_splits]
+        return loaders if len(loaders) > 1 else loaders[0]
+
+    def on_after_batch_transfer(self, batch: CropBatch | str, dataloader_idx: int) -> HandBatch:
+        """Label the crops on their device, and augment them in training."""
+        if isinstance(batch, str):
+            raise UserError(batch)
+        labelled = self.label(batch)
+        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
+            labelled = self.augmentation.to(labelled.image.device).augment(labelled)
+        return labelled
+
+    def label(self, batch: CropBatch) -> HandBatch:
+        """Return crops with their labels."""
+        if self.hand is not None:
+            self.hand.to(batch.affine.device)
+        return to_hand_batch(batch, self.hand, self._labelled, self.flat_hand_mean)
+
+    def crops(self, split: str) -> CropSet:
+        """Return the crops of a split, once it is set up."""
+        table = self.tables[self.parts[split]]
+        chosen = self.select(split, table)
+        if not len(chosen):
+            raise UserError(f"{self.name}: the split {split} is empty")
+        return CropSet(
+            self.root, table, chosen, self.image_size, self.crop, self.box_scale, self.masks
+        )
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether parameters and vertices are of the hand model at hand."""
+        table = next(iter(self.tables.values()))
+        return self.hand is not None and type(self.hand).__name__ == table.hand
+
+    def _prepare(self, part: str) -> None:
+        if not (path := self._cache(part)).exists():
+            annotated = self.read(part)
+            check_labels(self.root, annotated)
+            check_files(self.root, [*annotated.files, *filter(None, annotated.masks)])
+            save(path, annotated)
+
+    def _check_hand(self, table: LabelTable) -> None:
+        """Refuse vertices that are not of the hand model that they are said to be of."""
+        found = table.labels.vertices.shape[1]
+        if self.hand is None or type(self.hand).__name__ != table.hand or not found:
+            return
+        if found != len(self.hand.template):
+            raise UserError(
+                f"{self.root}: labels have {found} vertices, expected the"
+                f" {len(self.hand.template)} of {table.hand}"
+            )
+
+    def _cache(self, part: str) -> Path:
+        facts = {"version": LABELS_VERSION, "class": type(self).__qualname__} | self.facts()
+        return cache_path(self.cache_dir, f"{self.name}-{part}", self.sources(part), facts)
+
+    def _needed(self, stage: str) -> tuple[str, ...]:
+        """Return the parts of a stage: fit, validate, test; of any other, all of them."""
+        stages: dict[str, Sequence[str]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": self.test_splits,
+        }
+        splits = stages.get(stage, ("train", "val", *self.test_splits))
+        return tuple(dict.fromkeys(self.parts[split] for split in splits))
+
+    def _loader(self, split: str) -> DataLoader[Any]:
+        crops, training = self.crops(split), split == "train"
+        if training and len(crops) < self.batch_size:
+            raise UserError(
+                f"{self.name}: batch_size {self.batch_size} is more than the {len(crops)} samples"
+                " of the training split"
+            )
+        return DataLoader(
+            crops,
+            batch_size=self.batch_size,
+            shuffle=training,
+            drop_last=training,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_is,
+        )
+
+
+def check_labels(root: Path, part: Annotated) -> None:
+    """Refuse labels that no training should see.
+
+    Raises:
+        UserError: names the file, the sample and what was expected.
+    """
+    labels = part.labels
+    if len(part) == 0:
+        raise UserError(f"{root}: no annotated image")
+    for name, column in labels._asdict().items():
+        bad = ~column.flatten(1).isfinite().all(1) if column.dim() > 1 else ~column.isfinite()
+        _refuse(root, part, bad, f"{name} holds a number that is not finite")
+    focal = labels.intrinsics[:, [0, 1], [0, 1]]
+    _refuse(root, part, (focal <= 0).any(1), "a focal length that is not positive")
+    behind = (labels.joints_3d[..., 2] <= 0).any(1) & (labels.has_joints_3d > 0)
+    _refuse(
+        root, part, behind,
+        "joints behind the camera, expected z > 0 (metres, x right, y down, z forward)",
+    )  # fmt: skip
+
+    size = labels.box[:, 2:] - labels.box[:, :2]
+    _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
+
+
+def _refuse(root: Path, part: Annotated, bad: Tensor, what: str) -> None:
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        sample = int((part.row == row).nonzero()[0]) if (part.row == row).any() else row
+        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+        value = ""
+        if what.startswith("box"):
+            value = f": {[round(x, 1) for x in part.labels.box[row].tolist()]}"
+        raise UserError(f"{root / part.files[sample]} (sample {sample}): {what}{value}{more}")
+
+
+def check_files(root: Path, files: Sequence[str]) -> None:
+    """Refuse a set of which images are missing, empty or truncated.
+
+    Raises:
+        UserError: names the first of them and counts the others.
+    """
+    unique = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        faults = list(filter(None, pool.map(lambda name: _fault(root / name), unique)))
+    if faults:
+        more = f" (and {len(faults) - 1} more of {len(unique)} files)" if len(faults) > 1 else ""
+        raise UserError(f"{faults[0]}{more}: is the data set wholly unpacked?")
+
+
+def _fault(path: Path) -> str | None:
+    """Return what is wrong with an image file, as far as its ends tell."""
+    try:
+        read_encoded(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _as_is(batch: Any) -> Any:
+    """Keep what ``__getitems__`` returned: it is a batch already."""
+    return batch

@@ -1,0 +1,120 @@
+"""``handrec data``: written in a layout, checked, trained on."""
+
+import json
+
+import cv2
+import pytest
+import yaml
+
+from handrec.cli.main import main
+from tests.cli.conftest import REPOSITORY
+
+FORMATS = {"freihand": "freihand", "ho3d_v2": "ho3d_v2", "ho3d_v3": "ho3d_v3", "coco": "coco_hands"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.delenv("HANDREC_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def synth(layout, count=16):
+    return main(
+        ["data", "synth", f"--format={layout}", "--out=set", f"--count={count}", "--size=48"]
+    )
+
+
+@pytest.mark.parametrize(("layout", "name"), FORMATS.items())
+def test_what_is_written_passes_the_check(here, capsys, layout, name):
+    assert synth(layout) == 0
+    assert f"handrec data check {name} set" in capsys.readouterr().out
+    assert main(["data", "check", name, "set"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing wrong" in out
+    if name == "freihand":  # against the parameters of the hand model: exact
+        assert "parameters against labels, joints: mean 0.000 mm, most 0.000 mm" in out
+    for split in ("train", "val", "test"):
+        sheet = cv2.imread(str(here / f"data_check/{name}-{split}.png"))
+        assert sheet is not None
+        assert sheet.std() > 10
+
+
+def test_wrong_parameters_show(here, capsys):
+    synth("freihand")
+    path = here / "set/training_mano.json"
+    entries = json.loads(path.read_text())
+    for entry in entries:
+        entry[0][48] += 2.0  # another shape
+    path.write_text(json.dumps(entries))
+    assert main(["data", "check", "freihand", "set"]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if "joints: mean" in x)
+    assert float(line.split("mean ")[1].split()[0]) > 2
+
+
+def test_images_at_fault_are_listed(here, capsys):
+    synth("coco")
+    path = here / "set/images/00000003.jpg"
+    cv2.imwrite(str(path), cv2.imread(str(path))[:40])
+    assert main(["data", "check", "coco_hands", "set", "--set", "val_share=0.2"]) == 1
+    out = capsys.readouterr().out
+    assert "48 x 40 pixels, its labels are for 48 x 48" in out
+    assert "1 at fault" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["check", "freihand"], "freihand is not part of handrec: give its folder"),
+        (["check", "freihand", "nowhere"], "freihand: no folder nowhere"),
+        (["check", "freihnd", "nowhere"], "unknown DATA 'freihnd' (did you mean 'freihand'?)"),
+        (["check", "synthetic"], "synthetic lies on no disk"),
+        (["check", "ho3d_v2", "set"], "set is not the root of ho3d_v2: it has no train.txt"),
+        (["check", "coco_hands", "set", "--set", "x"], "--set x: expected OPTION=VALUE"),
+        (["check", "coco_hands", "set", "--set", "x=1"], "unexpected keyword argument 'x'"),
+        (["synth", "--format=coco", "--out=set"], "set is not empty"),
+        (["synth", "--format=coco", "--out=o", "--count=2"], "--count must be at least 8"),
+    ],
+)
+def test_mistakes_are_one_line(here, capsys, args, said):
+    (here / "set").mkdir()
+    (here / "set/notes.txt").touch()
+    assert main(["data", *args]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("handrec: error")]
+    assert said in line
+
+
+@pytest.mark.parametrize("name", ["freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "folder"])
+def test_overlays_parse_with_options(here, capsys, name):
+    options = ["--data.root=somewhere", "--data.crop=image", "--data.box_scale=1.3"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--exp=handmim", f"--dataset={name}", "--scale=smoke", *options[:1],
+              *(options[1:] if name != "folder" else []), "--print_config"])  # fmt: skip
+    assert exit_.value.code in (0, None)
+    printed = capsys.readouterr().out
+    data = yaml.safe_load(printed[printed.index("seed_everything:") :])["data"]
+    assert data["init_args"]["root"] == "somewhere"
+    assert data["init_args"]["image_size"] == 64
+    assert (REPOSITORY / "docs/datasets.md").read_text().count(f"`{name}`")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["freihand", "ho3d_v3", "coco"])
+def test_a_method_trains_and_is_evaluated_on_it(here, capfd, layout):
+    synth(layout, 20)
+    name = FORMATS[layout]
+    options = ["--data.root=set", "--data.num_workers=1"]
+    assert main(["fit", "--exp=handmim", f"--dataset={name}", "--scale=smoke", *options]) == 0
+    assert main(["test", "--run=handmim"]) == 0
+    assert (
+        main(["fit", "--exp=handmim_pretrain", f"--dataset={name}", "--scale=smoke", *options]) == 0
+    )
+    capfd.readouterr()
+    images = here / "set" / {"coco": "images", "freihand": "training/rgb"}.get(layout, "train")
+    path = sorted(images.rglob("*.jpg"))[1]
+    path.write_bytes(path.read_bytes()[:-200])
+    (here / ".cache").rename(here / "old")
+    assert main(["fit", "--exp=handmim", f"--dataset={name}", "--scale=smoke", *options]) == 2
+    assert "truncated image" in capfd.readouterr().err
