@@ -44,7 +44,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", {*scenery.SNAPSHOTS, *otherworld.OTHERWORLD})
+@pytest.mark.parametrize("kind", dict.fromkeys([*scenery.SNAPSHOTS, *otherworld.OTHERWORLD]))
 def test_each_kind_draws_different_pictures_in_range(kind):
     pictures, again = (kind(Uniform(torch.Generator().manual_seed(1)), 4, 48) for _ in "ab")
     assert pictures.shape == (4, 3, 48, 48)
