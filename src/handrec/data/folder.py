@@ -32,7 +32,7 @@ class Folder(RealHands):
         root: the folder; images in folders in it are taken too.
         min_size: shortest side of an image that is taken, pixels.
         val_share: of the images, for validation, by a hash of their names.
-        **options: see :class:`~handrec.data.real.RealHands`; ``crop`` is ``image``.
+        **options: see :class:`~handrec.data.real.RealHands`; ``crop`` is always ``image``.
     """
 
     name = "folder"
@@ -43,7 +43,7 @@ class Folder(RealHands):
     def __init__(
         self, root: str | None = None, min_size: int = 32, val_share: float = 0.02, **options: Any
     ) -> None:
-        super().__init__(root, **{**options, "crop": "image"})
+        super().__init__(root, crop="image", **options)
         self.min_size, self.val_share = min_size, val_share
         self.skipped: list[str] = []
 
