@@ -268,7 +268,6 @@ def check_labels(root: Path, part: Annotated) -> None:
         root, part, behind,
         "joints behind the camera, expected z > 0 (metres, x right, y down, z forward)",
     )  # fmt: skip
-
     size = labels.box[:, 2:] - labels.box[:, :2]
     _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
 
