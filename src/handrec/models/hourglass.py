@@ -94,6 +94,7 @@ class Hourglass(nn.Module):
         self.heatmaps = nn.ModuleList(nn.Conv2d(width, 21, 1) for _ in range(stacks))
         self.features_back = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.maps_back = nn.ModuleList(nn.Conv2d(21, width, 1) for _ in range(stacks - 1))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
 
     def find(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "s b 21 2"]:
         """Return the keypoints of every stack, crop pixels, the final ones last.
@@ -104,7 +105,8 @@ class Hourglass(nn.Module):
         """
         multiple = 4 << self.depth
         padding = [-side % multiple for side in image.shape[:-3:-1]]
-        x = self.stem(F.pad(image - 0.5, (0, padding[0], 0, padding[1])))
+        padded = F.pad(image - 0.5, (0, padding[0], 0, padding[1]))
+        x = self.stem(padded.contiguous(memory_format=torch.channels_last))
         found = []
         for i, (hourglass, heatmap) in enumerate(zip(self.hourglasses, self.heatmaps, strict=True)):
             features = hourglass(x)

@@ -53,6 +53,8 @@ class AppearanceHead(nn.Module):
         light: ``directional`` (ambient and one direction, as published) or ``harmonics`` (nine
             spherical harmonics per channel, ours).
         atlas_size: texels along the atlas' sides.
+        cells: read the map averaged down to so many cells along each side, without convolutions;
+            0, as published, with them. Ours, for small crops.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class AppearanceHead(nn.Module):
         texture: Literal["faces", "atlas"] = "faces",
         light: Literal["directional", "harmonics"] = "directional",
         atlas_size: int = 32,
+        cells: int = 0,
     ) -> None:
         super().__init__()
         if atlas_size < 1:
@@ -70,15 +73,7 @@ class AppearanceHead(nn.Module):
         self.harmonics = light == "harmonics"
         self.atlas_size = atlas_size if texture == "atlas" else None
         colours = len(hand.faces) if self.atlas_size is None else atlas_size**2
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(finest, 48, 10, stride=4, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-            nn.Conv2d(48, 64, 3),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-        )
+        self.read = _cells(finest, cells) if cells else _convolutions(finest)
         self.texture = _mlp(256, 3 * colours)
         self.light = _mlp(256, _LIGHTS[light])
         mean = torch.tensor(MEAN_COLOUR).logit()
@@ -88,11 +83,7 @@ class AppearanceHead(nn.Module):
     def look(self, features: Features) -> Appearance:
         """Return texture and light, in float32."""
         finest = features.fine[-1] if features.fine else features.grid
-        if finest.shape[-2:] != (_MAP_SIZE, _MAP_SIZE):
-            finest = F.interpolate(
-                finest, (_MAP_SIZE, _MAP_SIZE), mode="bilinear", align_corners=False
-            )
-        seen = self.convolutions(finest)
+        seen = self.read(finest)
         offsets = self.texture(seen).float().unflatten(1, (-1, 3))
         texture = (self.mean_colour + offsets).sigmoid()
         if self.atlas_size is not None:
@@ -158,6 +149,26 @@ def draw_hand(
         Shading(light, texture=pyramid, sampler=rasterizer.look_up),
         background=background,
     )
+
+
+def _convolutions(channels: int) -> nn.Sequential:
+    """Return the published layers, on 56 x 56 cells: 256 numbers."""
+    return nn.Sequential(
+        nn.Upsample((_MAP_SIZE, _MAP_SIZE), mode="bilinear", align_corners=False),
+        nn.Conv2d(channels, 48, 10, stride=4, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(48, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+    )
+
+
+def _cells(channels: int, cells: int) -> nn.Sequential:
+    """Return one layer on a map's cells: 256 numbers."""
+    pool = nn.AdaptiveAvgPool2d(cells)
+    return nn.Sequential(pool, nn.Flatten(), nn.Linear(channels * cells**2, 256), nn.ReLU())
 
 
 def _mlp(inputs: int, outputs: int) -> nn.Sequential:
