@@ -1,5 +1,6 @@
 """S2HAND's keypoint and pose losses against loops, and their gradients in float64."""
 
+import itertools
 import math
 
 import pytest
@@ -89,6 +90,29 @@ def test_heatmap_and_consistency_losses_are_the_loops(points):
     assert loss.consistency_loss(p, h[1], ones).item() == pytest.approx(mean / 63)
 
 
+def test_likelihood_is_the_loop(points):
+    c, stride = points["c"], 4
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.randn(2, 3, 21, 5, 7, dtype=torch.float64, generator=generator)
+    u = 28 * torch.rand(3, 21, 2, dtype=torch.float64, generator=generator)
+    u[..., 1] *= 20 / 28
+    u[0, 0] = torch.tensor([60.0, 4.0])  # outside
+    top = bottom = 0.0
+    for b, j in itertools.product(range(3), range(21)):
+        if (b, j) == (0, 0):
+            continue
+        blob = torch.zeros(5, 7, dtype=torch.float64)
+        for y, x in itertools.product(range(5), range(7)):
+            centre = stride * (x + 0.5), stride * (y + 0.5)
+            blob[y, x] = math.exp(-0.5 * (math.dist(centre, u[b, j].tolist()) / stride) ** 2)
+        blob /= blob.sum()
+        for s in range(2):
+            logs = maps[s, b, j].flatten().log_softmax(0).view(5, 7)
+            top -= float(c[b, j]) ** 2 * float((blob * logs).sum())
+        bottom += float(c[b, j]) ** 2
+    assert loss.likelihood_loss(maps, u, c, stride).item() == pytest.approx(top / bottom)
+
+
 def test_axis_angle_limits_are_the_loop(points):
     vectors = points["vectors"]
     limits = loss.axis_angle_limits().double()
@@ -140,10 +164,13 @@ def calls(points, hand):
     """Every loss as a function of what it pulls on."""
     u, c, weight = points["u"], points["c"], points["weight"]
     limits, axes = loss.axis_angle_limits().double(), hand.joint_axes.double()
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.randn(2, 3, 21, 4, 4, dtype=torch.float64, generator=generator)
     return {
         "keypoints": (lambda p: loss.keypoint_loss(p, u, c), points["p"]),
         "bones": (lambda p: loss.bone_direction_loss(p, u, c), points["p"]),
         "heatmaps": (lambda h: loss.heatmap_loss(h, u, c), points["h"]),
+        "likelihood": (lambda m: loss.likelihood_loss(m, u % 20, c, 5), maps),
         "consistency": (lambda p: loss.consistency_loss(p, points["h"][1], weight), points["p"]),
         "axis_angle": (
             lambda v: loss.axis_angle_limit_loss(axis_angle_to_matrix(v), limits, weight),
@@ -161,7 +188,8 @@ def calls(points, hand):
 
 
 NAMES = (
-    "keypoints", "bones", "heatmaps", "consistency", "axis_angle", "anatomical", "length", "shape",
+    "keypoints", "bones", "heatmaps", "likelihood", "consistency", "axis_angle", "anatomical",
+    "length", "shape",
 )  # fmt: skip
 
 
@@ -179,7 +207,7 @@ def test_a_sample_without_weight_contributes_nothing(points, name):
     at.requires_grad_()
     value = function(at)
     (gradient,) = torch.autograd.grad(value, at)
-    axis = 1 if name == "heatmaps" else 0
+    axis = 1 if name in {"heatmaps", "likelihood"} else 0
     assert not gradient.select(axis, 1).any()
     assert gradient.isfinite().all()
     points["c"][:], points["weight"][:] = 0, 0

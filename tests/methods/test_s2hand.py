@@ -122,7 +122,8 @@ def test_every_parameter_gets_a_gradient(hand, batch):
 @pytest.mark.parametrize(("light", "texture"), [("directional", "faces"), ("harmonics", "atlas")])
 def test_every_term_is_there_and_weighted(hand, batch, light, texture):
     look = partial(AppearanceHead, light=light, texture=texture, atlas_size=16)
-    method = method_of(hand, S2HANDVideo, appearance=look)
+    weights = S2HANDVideoWeights(likelihood=1e-2)
+    method = method_of(hand, S2HANDVideo, appearance=look, weights=weights)
     terms = method.terms(method.see(batch), batch)
     assert terms.keys() == vars(S2HANDVideoWeights()).keys()
     assert all(term.dtype == torch.float32 and term > 0 for term in terms.values())

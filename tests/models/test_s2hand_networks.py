@@ -1,6 +1,7 @@
 """S2HAND's branches: what they promise of shapes, starts and geometry."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from handrec.geometry.rotations import axis_angle_to_matrix
 from handrec.hand.openhand import OpenHand
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Features
-from handrec.models.hourglass import Hourglass, soft_argmax
+from handrec.models.hourglass import Hourglass, WideningHourglass
+from handrec.models.keypoints import soft_argmax
 from handrec.models.s2hand import S2HandRegressor, pose_from_components
 from handrec.models.s2hand_appearance import MEAN_COLOUR, AppearanceHead, draw_hand
 from handrec.render.lights import Harmonics, Light
@@ -194,11 +196,20 @@ def test_soft_argmax_finds_a_peak_in_pixels(upsample):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (56, 40)])
-def test_hourglass_of_any_size(size):
+@pytest.mark.parametrize(
+    ("build", "stacks"),
+    [
+        (partial(Hourglass, stacks=2, width=16, depth=2, blocks=1), 2),
+        (partial(WideningHourglass, widths=(8, 16, 24), blocks=1), 1),
+    ],
+)
+def test_hourglasses_of_any_size(build, stacks, size):
     torch.manual_seed(0)
-    network = Hourglass(stacks=2, width=16, depth=2, blocks=1)
-    found = network.find(torch.rand(2, 3, *size))
-    assert found.shape == (2, 2, 21, 2)
+    network = build()
+    found, maps, stride = network.find(torch.rand(2, 3, *size))
+    assert found.shape == (stacks, 2, 21, 2)
+    assert maps.shape == (stacks, 2, 21, 16, 12 if size[1] == 40 else 16)
+    assert stride == 4
     found.square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None]
     assert idle == []

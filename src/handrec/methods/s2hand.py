@@ -25,7 +25,7 @@ from handrec.methods.base import HandMethod, Method
 from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import warmup_cosine
 from handrec.models.base import Backbone
-from handrec.models.hourglass import Hourglass
+from handrec.models.keypoints import Found, KeypointNetwork
 from handrec.models.s2hand import RegressorFactory, S2HandEstimate
 from handrec.models.s2hand_appearance import Appearance, AppearanceFactory, draw_hand
 from handrec.render.base import Rasterizer
@@ -40,6 +40,7 @@ class S2HANDWeights:
         keypoints: pixels of a 224 crop, see ``losses.s2hand.keypoint_loss``.
         bones: directions on the image.
         heatmaps: pixels of a 224 crop; of the 2D branch.
+        likelihood: of the detections under the 2D branch's heat maps; ours, 0 as published.
         consistency: pixels of a 224 crop, between the branches.
         limits: radians out of the joints' limits.
         scale: metres, of the middle finger's proximal phalanx.
@@ -54,6 +55,7 @@ class S2HANDWeights:
     keypoints: float = 1e-3
     bones: float = 0.1
     heatmaps: float = 1e-3
+    likelihood: float = 0.0
     consistency: float = 2e-4
     limits: float = 0.1
     scale: float = 0.1
@@ -95,12 +97,12 @@ class Seen(NamedTuple):
 
     Attributes:
         estimate: of the 3D branch.
-        found: keypoints of every stack of the 2D branch, crop pixels; None without one.
+        found: of the 2D branch; None without one.
         appearance: texture and light; None without that head.
     """
 
     estimate: S2HandEstimate
-    found: Float[Tensor, "s b 21 2"] | None
+    found: Found | None
     appearance: Appearance | None
 
 
@@ -137,7 +139,7 @@ class S2HAND(HandMethod):
         hand: HandModel,
         rasterizer: Rasterizer,
         appearance: AppearanceFactory | None = None,
-        keypoints: Hourglass | None = None,
+        keypoints: KeypointNetwork | None = None,
         weights: S2HANDWeights = S2HANDWeights(),
         ramp: Ramp = Ramp(),
         limits: Literal["anatomical", "mano_axis_angle"] = "anatomical",
@@ -181,7 +183,7 @@ class S2HAND(HandMethod):
         """Return what every branch says of the images."""
         features = self.backbone.encode(batch.image)
         found = self.keypoints.find(batch.image) if self.keypoints else None
-        last = None if found is None else found[-1]
+        last = None if found is None else found.keypoints[-1]
         estimate = self.regressor.regress(features, batch.camera, last)
         return Seen(estimate, found, self.appearance.look(features) if self.appearance else None)
 
@@ -190,7 +192,7 @@ class S2HAND(HandMethod):
         features = self.backbone.encode(batch.image)
         found = None
         if self.keypoints is not None and self.regressor.lift:
-            found = self.keypoints.find(batch.image)[-1]
+            found = self.keypoints.find(batch.image).keypoints[-1]
         hand = self.regressor.regress(features, batch.camera, found).hand
         if self.appearance is None:
             return hand
@@ -236,9 +238,9 @@ class S2HAND(HandMethod):
             "bones": s2hand.bone_direction_loss(projected, detected, confidence),
         }
         if seen.found is not None:
-            found = s2hand.to_published_pixels(seen.found, size)
+            terms |= heatmap_terms(seen.found, batch, self.weights)
+            found = s2hand.to_published_pixels(seen.found.keypoints, size)
             weight = s2hand.confident(confidence)
-            terms["heatmaps"] = s2hand.heatmap_loss(found, detected, confidence)
             terms["consistency"] = s2hand.consistency_loss(projected, found[-1], weight)
         return terms
 
@@ -295,14 +297,14 @@ class S2HANDKeypoints(Method):
 
     Args:
         keypoints: the 2D branch.
-        weights: of which ``heatmaps`` counts.
+        weights: of which ``heatmaps`` and ``likelihood`` count.
         lr: peak learning rate.
         halvings: see :class:`S2HAND`.
     """
 
     def __init__(
         self,
-        keypoints: Hourglass,
+        keypoints: KeypointNetwork,
         weights: S2HANDWeights = S2HANDWeights(),
         lr: float = 1e-3,
         halvings: int = 5,
@@ -314,19 +316,14 @@ class S2HANDKeypoints(Method):
 
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        size = batch.camera.image_size
-        found, detected = (
-            s2hand.to_published_pixels(keypoints, size)
-            for keypoints in (self.keypoints.find(batch.image), batch.keypoints_2d)
-        )
-        terms = {"heatmaps": s2hand.heatmap_loss(found, detected, batch.confidence)}
+        terms = heatmap_terms(self.keypoints.find(batch.image), batch, self.weights)
         loss = total(terms, self.weights)
         self.log_losses(terms, loss)
         return loss
 
     def validation_step(self, batch: HandBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the mean distance to the given keypoints, per cent of the crop's side."""
-        found = self.keypoints.find(batch.image)[-1]
+        found = self.keypoints.find(batch.image).keypoints[-1]
         distance = s2hand.length(found - batch.keypoints_2d) / max(batch.camera.image_size)
         present = batch.confidence > 0
         error = 100 * (distance * present).sum() / present.sum().clamp(min=1)
@@ -337,6 +334,16 @@ class S2HANDKeypoints(Method):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """See :meth:`S2HAND.configure_optimizers`."""
         return adam(self, self.lr, self.halvings)
+
+
+def heatmap_terms(found: Found, batch: HandBatch, weights: S2HANDWeights) -> dict[str, Tensor]:
+    """Return the losses of the 2D branch that have a weight."""
+    detected, confidence, size = batch.keypoints_2d, batch.confidence, batch.camera.image_size
+    stacks, aim = (s2hand.to_published_pixels(x, size) for x in (found.keypoints, detected))
+    terms = {"heatmaps": s2hand.heatmap_loss(stacks, aim, confidence)}
+    if weights.likelihood:
+        terms["likelihood"] = s2hand.likelihood_loss(found.maps, detected, confidence, found.stride)
+    return terms
 
 
 def load_parts(method: pl.LightningModule, path: str, prefixes: tuple[str, ...]) -> None:

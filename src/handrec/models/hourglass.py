@@ -1,13 +1,17 @@
-"""S2HAND's 2D branch: a stacked hourglass whose heat maps become keypoints by a soft argmax.
+"""S2HAND's 2D branch: a stacked hourglass; and ours for small crops, one hourglass that widens.
 
-A. Newell et al., "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016; X. Sun et al.,
-"Integral Human Pose Regression", ECCV 2018. Sizes by default as in S2HAND's public code.
+A. Newell et al., "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016. Sizes by
+default as in S2HAND's public code.
 """
+
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from handrec.models.keypoints import Found, KeypointNetwork, soft_argmax
 
 
 class Residual(nn.Module):
@@ -50,7 +54,7 @@ class Level(nn.Module):
         return beside + F.interpolate(low, scale_factor=2)
 
 
-class Hourglass(nn.Module):
+class Hourglass(KeypointNetwork):
     """Keypoints from images, one answer per stack.
 
     Args:
@@ -94,48 +98,77 @@ class Hourglass(nn.Module):
         self.heatmaps = nn.ModuleList(nn.Conv2d(width, 21, 1) for _ in range(stacks))
         self.features_back = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.maps_back = nn.ModuleList(nn.Conv2d(21, width, 1) for _ in range(stacks - 1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
+        self.to(memory_format=torch.channels_last)  # a third faster
 
-    def find(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "s b 21 2"]:
-        """Return the keypoints of every stack, crop pixels, the final ones last.
+    def find(self, image: Float[Tensor, "b 3 h w"]) -> Found:
+        """Return the keypoints of every stack.
 
         Args:
             image: RGB in [0, 1]; padded with zeros at the right and the bottom to a size that the
                 hourglass can halve.
         """
-        multiple = 4 << self.depth
-        padding = [-side % multiple for side in image.shape[:-3:-1]]
-        padded = F.pad(image - 0.5, (0, padding[0], 0, padding[1]))
-        x = self.stem(padded.contiguous(memory_format=torch.channels_last))
-        found = []
+        x = self.stem(_padded(image - 0.5, 4 << self.depth))
+        maps = []
         for i, (hourglass, heatmap) in enumerate(zip(self.hourglasses, self.heatmaps, strict=True)):
             features = hourglass(x)
-            maps = heatmap(features)
-            found.append(soft_argmax(maps, stride=4, upsample=self.upsample))
+            maps.append(heatmap(features))
             if i < len(self.features_back):
-                x = x + self.features_back[i](features) + self.maps_back[i](maps)
-        return torch.stack(found)
+                x = x + self.features_back[i](features) + self.maps_back[i](maps[-1])
+        found = [soft_argmax(each, stride=4, upsample=self.upsample) for each in maps]
+        return Found(torch.stack(found), torch.stack(maps), 4)
 
 
-def soft_argmax(
-    maps: Float[Tensor, "b j h w"], stride: int, *, upsample: bool
-) -> Float[Tensor, "b j 2"]:
-    """Return the mean position under the softmax of each map, pixels, in float32.
+class WideningHourglass(KeypointNetwork):
+    """One hourglass with more channels the lower the resolution: ours, for small crops.
+
+    Crops of 64 px leave an hourglass few cells, and channels cost little where cells are few.
 
     Args:
-        maps: logits; cell centres tile the image at ``stride`` pixels.
-        stride: pixels of a cell.
-        upsample: take the softmax over the maps enlarged to pixels, corner on corner, as published.
+        widths: channels at strides 4, 8, ...
+        blocks: residual modules at each stride, on the way down.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        maps = maps.float()
-        if upsample:
-            maps = F.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=True)
-            stride = 1
-        height, width = maps.shape[-2:]
-        share = maps.flatten(2).softmax(-1).view_as(maps)
-        rows, columns = (
-            (torch.arange(side, device=maps.device) + 0.5) * stride for side in (height, width)
+
+    def __init__(self, widths: tuple[int, ...] = (64, 128, 256), blocks: int = 2) -> None:
+        super().__init__()
+        self.halvings = len(widths) - 1
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0] // 2, 3, stride=2, padding=1),
+            nn.BatchNorm2d(widths[0] // 2),
+            nn.ReLU(),
+            nn.Conv2d(widths[0] // 2, widths[0], 3, stride=2, padding=1),
         )
-        x, y = (share.sum(2) * columns).sum(-1), (share.sum(3) * rows).sum(-1)
-        return torch.stack([x, y], dim=-1)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(Residual(width, width) for _ in range(blocks))) for width in widths
+        )
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(coarse), nn.ReLU(), nn.Conv2d(coarse, fine, 1))
+            for fine, coarse in pairs
+        )
+        self.heatmap = nn.Sequential(
+            Residual(widths[0], widths[0]),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+            nn.Conv2d(widths[0], 21, 1),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def find(self, image: Float[Tensor, "b 3 h w"]) -> Found:
+        """Return the keypoints; sizes of images as for :class:`Hourglass`."""
+        x = self.levels[0](self.stem(_padded(image - 0.5, 4 << self.halvings)))
+        finer = []
+        for down, level in zip(self.down, self.levels[1:], strict=True):
+            finer.append(x)
+            x = level(down(x))
+        for up in reversed(self.up):
+            x = finer.pop() + F.interpolate(up(x), scale_factor=2)
+        maps = self.heatmap(x)
+        return Found(soft_argmax(maps, stride=4, upsample=False)[None], maps[None], 4)
+
+
+def _padded(image: Tensor, multiple: int) -> Tensor:
+    """Return images with zeros at the right and the bottom, channels last."""
+    right, bottom = (-side % multiple for side in image.shape[:-3:-1])
+    padded = F.pad(image, (0, right, 0, bottom))
+    return padded.contiguous(memory_format=torch.channels_last)
