@@ -1,33 +1,131 @@
-"""Trains and evaluates the experiment `s2hand` as `make train` and `make eval` do.
+"""Trains and evaluates `s2hand`, its ablations, and the same network with 3D labels.
 
-    python benchmarks/s2hand_training.py [--scale cpu] [--seeds 0] [--out FILE]
+    python benchmarks/s2hand_training.py [--scale cpu] [--seeds 0 1 2] [--rows full no_limits ...]
+        [--epochs N] [--out FILE]
 
-The bar: from detected 2D keypoints and pixels alone, in minutes on two CPU cores, a PA-MPJPE on the
-test split of at most 0.8 times the mean hand's.
+From detected 2D keypoints and pixels alone; `labelled` learns from exact 3D labels instead. A run
+that is in `lightning_logs/` already, by the name `s2hand-<row>-<scale>[-<epochs>]-<seed>`, is not trained again.
+Each run's record is written beside FILE, with row and seed in its name.
+
+The bars, on `test`: PA-MPJPE at most 0.8 times the mean hand's in minutes on two CPU cores; at a
+longer budget at most 0.65 times, and at most 1.4 times that of `labelled` for as long.
 """
 
 import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from handmim_training import train_and_test
+from torch import Tensor
+
+from handrec.cli import runs
+from handrec.errors import UserError
+from handrec.losses.hand import total
+from handrec.methods.handmim import HandMIMWeights, supervised_terms
+from handrec.methods.s2hand import S2HAND, heatmap_terms
 from handrec.records import write_record
+from handrec.types import HandBatch
+
+HANDREC = Path(sys.executable).with_name("handrec")
+MODEL = "--model.init_args"
+NO_PICTURES = [f"{MODEL}.appearance=null"]
+
+
+class Labelled(S2HAND):
+    """S2HAND's network, with HandMIM's supervised losses in place of S2HAND's on the 3D branch."""
+
+    def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a labelled batch."""
+        seen = self.see(batch)
+        assert seen.found is not None
+        labels = total(supervised_terms(seen.estimate.hand, batch), HandMIMWeights())
+        return labels + total(heatmap_terms(seen.found, batch, self.weights), self.weights)
+
+
+def without(*names: str) -> list[str]:
+    """Return the options that turn terms off."""
+    return [f"{MODEL}.weights.{name}=0" for name in names]
+
+
+ROWS = {
+    "full": [],
+    "keypoints_only": [
+        *without("bones", "limits", "scale", "shape", "consistency", "laplacian"), *NO_PICTURES,
+    ],
+    "no_orientation": without("bones"),
+    "no_limits": without("limits"),
+    "no_photometric": NO_PICTURES,
+    "no_consistency": without("consistency"),
+    "labelled": ["--model=s2hand_training.Labelled", *NO_PICTURES],
+}  # fmt: skip
+
+
+def handrec(*arguments: str) -> None:
+    """Run a command, and print it."""
+    print("handrec", shlex.join(arguments), flush=True)
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    subprocess.run([HANDREC, *arguments], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def trained(name: str, *arguments: str) -> Path:
+    """Return the run of that name, which is trained if there is none."""
+    try:
+        return runs.resolve(name)
+    except UserError:
+        handrec("fit", f"--name={name}", *arguments)
+        return runs.resolve(name)
+
+
+def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """Return the results of a run's last weights, by split and by what was measured."""
+    handrec("test", f"--run={run}", "--which=last", *arguments)
+    (report,) = (run / "eval").glob("*/metrics.json")
+    return {k: v["results"] for k, v in json.loads(report.read_text())["splits"].items()}
+
+
+def figures(run: Path) -> dict[str, float]:
+    """Return a run's errors by split, and their ratio to the mean hand's."""
+    found: dict[str, float] = {}
+    for split, results in evaluated(run).items():
+        mean = results.pop("mean hand")
+        (row,) = results.values()
+        found |= {
+            f"{split}_pa_mpjpe_mm": row["pa_mpjpe"],
+            f"{split}_pa_mpvpe_mm": row["pa_mpvpe"],
+            f"{split}_ratio_to_mean_hand": row["pa_mpjpe"] / mean["pa_mpjpe"],
+        }
+    return found
 
 
 def main() -> None:
-    """Measure, print, and write a record."""
+    """Measure, print, and write the records."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scale", default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--epochs", type=int, help="default: the scale's")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    start, rows = time.perf_counter(), []
+    budget = chosen.scale + (f"-{chosen.epochs}" if chosen.epochs else "")
+    epochs = [f"--trainer.max_epochs={chosen.epochs}"] if chosen.epochs else []
     for seed in chosen.seeds:
-        rows.append(train_and_test("s2hand", chosen.scale, seed))
-        print(rows[-1], flush=True)
-        if chosen.out:
-            name, config = f"s2hand {chosen.scale}", {"scale": chosen.scale}
-            write_record(chosen.out, name, rows, config, seconds=time.perf_counter() - start)
+        for row in chosen.rows:
+            start = time.perf_counter()
+            choice = ["--exp=s2hand", f"--scale={chosen.scale}", f"--seed_everything={seed}"]
+            run = trained(f"s2hand-{row}-{budget}-{seed}", *choice, *epochs, *ROWS[row])
+            measured = {"row": row, "seed": seed, **figures(run)}
+            print(measured, flush=True)
+            if chosen.out:
+                out = chosen.out.with_stem(f"{chosen.out.stem}-{budget}-{row}-{seed}")
+                config = {"scale": chosen.scale, "epochs": chosen.epochs}
+                seconds = time.perf_counter() - start
+                write_record(out, f"s2hand {budget}", measured, config, seconds=seconds)
 
 
 if __name__ == "__main__":
