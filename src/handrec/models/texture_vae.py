@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from handrec.data.appearance.skin_bank import skin_bank
+from handrec.data.appearance.skin_bank import mean_skin
 from handrec.hand.base import HandModel
 from handrec.render.lights import PointLight
 
-#: Greatest change of the base texture, and the identities whose mean it is.
+#: Greatest change of the base texture.
 REACH = 0.3
-_IDENTITIES = 8
 
 #: Texels along each side of what the decoder makes of a latent, at first and at last.
 _FIRST, _LAST = 4, 64
@@ -74,9 +73,7 @@ class TextureVAE(nn.Module):
         self, channels: int, hand: HandModel, size: int = 128, latent: int = 64, width: int = 256
     ) -> None:
         super().__init__()
-        skins = skin_bank(hand, size, _IDENTITIES, seed=0)
-        base = skins.textures(torch.arange(_IDENTITIES, device=hand.template.device))
-        self.register_buffer("base", base.mean(0, keepdim=True), persistent=False)
+        self.register_buffer("base", mean_skin(hand, size), persistent=False)
         self.encoder = nn.Sequential(nn.Linear(channels, width), nn.GELU())
         self.latent = nn.Linear(width, 2 * latent)
         maps = [64, 48, 32, 24, 16]

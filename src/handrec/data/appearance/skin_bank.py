@@ -76,6 +76,17 @@ def skin_bank(hand: HandModel, size: int, count: int, seed: int) -> SkinBank:
     return banks[key]
 
 
+#: Identities whose mean is the base of textures that are estimated.
+_IN_MEAN = 8
+
+
+def mean_skin(hand: HandModel, size: int) -> Float[Tensor, "1 3 t t"]:
+    """Return the mean of some painted skins: nails, creases and palm lie where they belong."""
+    bank = skin_bank(hand, size, _IN_MEAN, seed=0)
+    index = torch.arange(_IN_MEAN, device=hand.template.device)
+    return bank.textures(index).mean(0, keepdim=True)
+
+
 @torch.no_grad()
 def shift_tone(
     texture: Float[Tensor, "b 3 t t"],
