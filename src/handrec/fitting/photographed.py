@@ -124,9 +124,7 @@ def view_of(
     side = float((points.amax(0) - points.amin(0)).amax())
     segments = segment(target, mask, points, side)
     light = Light(*(x.to(device) for x in found.light))
-    # On the forearm nothing is known of the photo: the fitted hand alone says where the hand is.
-    shown = torch.where(segments.weight > 0, segments.hand, mask)
-    return View(target.image, shown, target.camera, vertices, light), segments.overlap
+    return View(target.image, segments.hand, target.camera, vertices, light), segments.overlap
 
 
 def _covered(

@@ -28,6 +28,9 @@ from handrec.render.base import Rasterizer
 #: Difference of logarithms from which on a picture is doubted at a texel.
 _SIGMA = 0.12
 
+#: Difference of hue, of logarithms of the channels, from which on a texel is taken for no skin.
+_HUE_SIGMA = 0.15
+
 #: Rounds of fusing and of matching the brightness of pictures.
 _ROUNDS = 6
 
@@ -88,6 +91,7 @@ def recover_texture(
     atlas = atlas_faces(hand, rasterizer, size)
     base = mean_skin(hand, size)[0].clamp(min=_DARKEST).log()
     found = [unproject(hand, view, rasterizer, size) for view in views]
+    found = [doubt_foreign(texels, base) for texels in found]
     ratio, shares = fuse(found, base)
     seen = torch.stack([texels.confidence for texels in found]).amax(0)
     ratio, copied = copy_symmetric(hand, ratio, seen)
@@ -98,6 +102,26 @@ def recover_texture(
     image = (base + smooth + trust * (ratio - smooth)).exp().clamp(0, 1)
     inside = (atlas.face >= 0).float()
     return RecoveredTexture(_grow(image, inside), seen, copied, inside, shares)
+
+
+def doubt_foreign(texels: Texels, base: Float[Tensor, "3 t t"]) -> Texels:
+    """Return what a picture says, less sure where the hue is not that of the rest of the hand.
+
+    A fit is never quite in place, and what is behind a hand or in it must not become its skin. The
+    price: rings and polish come out paler, too, as far as this goes.
+
+    Args:
+        texels: of one picture.
+        base: logarithm of the base texture.
+    """
+    ratio = texels.colour.clamp(min=_DARKEST).log() - base
+    hue = ratio - ratio.mean(0)
+    certain = hue[:, texels.confidence[0] > 0.5]
+    if not certain.shape[1]:
+        return texels
+    off = (hue - certain.median(1).values[:, None, None]).square().sum(0, keepdim=True)
+    trust = 1 / (1 + (off / _HUE_SIGMA**2).square())
+    return texels._replace(confidence=texels.confidence * trust, weight=texels.weight * trust)
 
 
 def fuse(
