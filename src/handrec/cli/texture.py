@@ -199,7 +199,8 @@ def hand_sheet(
     middle = (vertices.amax(1, keepdim=True) + vertices.amin(1, keepdim=True)) / 2
     vertices = vertices - middle + template.new_tensor([0.0, 0.0, 0.6])
     matrix = template.new_tensor([[2.4, 0.0, 0.5], [0.0, 2.4, 0.5], [0.0, 0.0, 1 / size]]) * size
-    light = Light(zero[:, :3] + 0.7, zero[:, :3] + 0.4, zero[:, :3] + template.new_tensor([-0.3, -0.5, -0.8]))  # fmt: skip
+    direction = template.new_tensor([[-0.3, -0.5, -0.8]]).expand(4, 3)
+    light = Light(zero[:, :3] + 0.7, zero[:, :3] + 0.4, direction)
     drawn = render_lit(
         rasterizer, vertices, hand.faces, light, Camera(matrix.expand(4, 3, 3), (size, size)),
         texture=Texture(texture[None], hand.uv, hand.uv_faces), samples=2,

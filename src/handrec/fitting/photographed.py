@@ -88,17 +88,18 @@ def read_fit(report: Path, path: Path) -> PhotographedHand:
         mirror = torch.tensor([-1.0 if side == "left" else 1.0, 1.0, 1.0])
         pose = torch.tensor(hand["pose_matrix"])[None] * mirror[:, None] * mirror
         translation = torch.tensor(hand["translation"])[None] * mirror
-        lamp = [torch.tensor(light[name])[None] for name in ("ambient", "directional")]
-        direction = torch.tensor(light["direction"])[None] * mirror
+        lamp = Light(
+            torch.tensor(light["ambient"])[None],
+            torch.tensor(light["directional"])[None],
+            torch.tensor(light["direction"])[None] * mirror,
+        )
         joints = np.column_stack([np.array(hand["joints_2d"]), np.ones(21)])
         intrinsics, betas = np.array(content["intrinsics"]), torch.tensor(hand["betas"])[None]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{report}: not what handrec fit-image writes ({error!r})") from error
     if model != "OpenHand":
         raise UserError(f"{report}: a fit of {model}; textures are recovered for OpenHand")
-    return PhotographedHand(
-        path, side, intrinsics, joints, pose, betas, translation, Light(*lamp, direction)
-    )
+    return PhotographedHand(path, side, intrinsics, joints, pose, betas, translation, lamp)
 
 
 @torch.no_grad()

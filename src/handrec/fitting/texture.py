@@ -96,9 +96,7 @@ def recover_texture(
     seen = torch.stack([texels.confidence for texels in found]).amax(0)
     ratio, copied = copy_symmetric(hand, ratio, seen)
     trust = seen + (1 - seen) * copied
-    smooth = lay_out(
-        diffuse(hand, atlas, ratio, trust)[None], hand, rasterizer, atlas
-    )  # fmt: skip
+    smooth = lay_out(diffuse(hand, atlas, ratio, trust)[None], hand, rasterizer, atlas)
     image = (base + smooth + trust * (ratio - smooth)).exp().clamp(0, 1)
     inside = (atlas.face >= 0).float()
     return RecoveredTexture(_grow(image, inside), seen, copied, inside, shares)
@@ -151,7 +149,7 @@ def fuse(
         residual = colour - gain - mean
         robust = weight / (1 + (residual / _SIGMA).square().mean(1, keepdim=True))
         common = robust * (shared > 0)
-        excess = (common * residual).sum((2, 3)) / (common.sum((2, 3)) + _SHARED * weight.mean())
+        excess = (common * residual).sum((2, 3)) / (common.sum((2, 3)) + _SHARED * weight.mean() + 1e-9)
         gain = gain + excess[..., None, None]
         gain = gain - gain.mean(0)
         mean = (robust * (colour - gain)).sum(0) / robust.sum(0).clamp(min=1e-9)
@@ -191,23 +189,23 @@ def copy_symmetric(
     known = (seen.flatten() > 0.5).cpu().numpy()
     source = np.full(size * size, -1)
     trust = np.zeros(size * size)
-    for (finger, level), texels in places.items():
+    for (finger, level), own in places.items():
         others = [name for name in _beside(finger) if (name, level) in places]
         for donor, share in [(finger, _MIRRORED), *((name, _NEIGHBOUR) for name in others)]:
-            wanting = (source[texels.index] < 0) & ~known[texels.index]
+            wanting = (source[own.texels] < 0) & ~known[own.texels]
             given = places[donor, level]
-            usable = known[given.index]
+            usable = known[given.texels]
             if not usable.any() or not wanting.any():
                 continue
             mirror = np.array([1, 1, -1]) if donor == finger else np.ones(3)
-            place = (texels.place[wanting] * mirror) * (given.length / texels.length)
-            normal = texels.normal[wanting] * mirror
+            place = own.place[wanting] * mirror * (given.length / own.length)
+            normal = own.normal[wanting] * mirror
             # Normals count as if a turn by a radian were a way of 10 mm.
             tree = cKDTree(np.hstack([given.place[usable], 0.01 * given.normal[usable]]))
             distance, nearest = tree.query(np.hstack([place, 0.01 * normal]))
-            close = distance < _OFF
-            rows = texels.index[wanting][close]
-            source[rows] = given.index[usable][nearest[close]]
+            nearest, close = np.asarray(nearest), np.asarray(distance) < _OFF
+            rows = own.texels[wanting][close]
+            source[rows] = given.texels[usable][nearest[close]]
             trust[rows] = share
     copied = torch.from_numpy(source).to(ratio.device)
     flat = ratio.flatten(1)
@@ -219,13 +217,13 @@ class FingerTexels(NamedTuple):
     """The texels of one phalanx.
 
     Attributes:
-        index: flat, in the atlas.
+        texels: flat indices in the atlas.
         place: along the bone, towards the palm and towards the little finger, metres.
         normal: in the same frame.
         length: of the bone, metres.
     """
 
-    index: Int[np.ndarray, " n"]
+    texels: Int[np.ndarray, " n"]
     place: Float[np.ndarray, "n 3"]
     normal: Float[np.ndarray, "n 3"]
     length: float
@@ -250,10 +248,14 @@ def finger_places(hand: HandModel, size: int) -> dict[tuple[str, str], FingerTex
             continue
         axes = hand.joint_axes[KINEMATIC_JOINTS.index(JOINTS[PARENTS[end]]) - 1]
         rows = owner == end
-        local = [(x[rows] @ axes.T).cpu().double().numpy() for x in (
-            point - joints[PARENTS[end]], normal)]  # fmt: skip
-        length = float((joints[end] - joints[PARENTS[end]]).norm())
-        places[finger, level] = FingerTexels(inside[rows].cpu().numpy(), *local, length)
+        start = joints[PARENTS[end]]
+        place, facing = (x[rows] @ axes.T for x in (point - start, normal))
+        places[finger, level] = FingerTexels(
+            inside[rows].cpu().numpy(),
+            place.cpu().double().numpy(),
+            facing.cpu().double().numpy(),
+            float((joints[end] - start).norm()),
+        )
     return places
 
 

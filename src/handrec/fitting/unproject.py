@@ -1,4 +1,4 @@
-"""From a picture of a hand back to its texture: what each texel looks like, and how well it is seen.
+"""From a picture of a hand back to its texture: how each texel looks, and how well it is seen.
 
 A picture shows ``texture * gain`` of the light; the gain of the fitted light is divided out, on the
 stored colours, as :class:`~handrec.fitting.appearance.Appearance` multiplies it in.
@@ -163,9 +163,7 @@ def _sample(
     return F.grid_sample(image, grid, mode, align_corners=False)[0]
 
 
-def _pixels_per_texel(
-    hand: HandModel, view: View, atlas: AtlasFaces
-) -> Float[Tensor, "1 t t"]:
+def _pixels_per_texel(hand: HandModel, view: View, atlas: AtlasFaces) -> Float[Tensor, "1 t t"]:
     """Return how many pixels a texel covers; slanted and distant ones cover few."""
     pixels = project(view.vertices, view.camera.intrinsics)[0]
     shown, laid = _areas(pixels[hand.faces]), _areas(atlas.screen[0, hand.uv_faces, :2])

@@ -211,6 +211,10 @@ class Parts(NamedTuple):
     part: Int[Tensor, " v"]
     apart: Bool[Tensor, "p p"]
 
+    def cpu(self) -> "Parts":
+        """Return the parts on the CPU."""
+        return Parts(self.part.cpu(), self.apart.cpu())
+
 
 def hand_parts(hand: HandModel) -> Parts:
     """Return palm (0) and phalanges (1 to 15, as kinematic joints) by the nearest bone at rest.

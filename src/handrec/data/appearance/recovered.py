@@ -39,7 +39,8 @@ class RecoveredSkins:
             hand: whose atlas they must be in.
             size: texels along each side.
         """
-        paths = sorted(p for p in Path(self.folder).glob("*.png") if p.with_suffix(".json").is_file())
+        found = sorted(Path(self.folder).glob("*.png"))
+        paths = [path for path in found if path.with_suffix(".json").is_file()]
         if not paths:
             raise UserError(
                 f"{self.folder}: no texture (NAME.png with NAME.json beside it):"
@@ -65,7 +66,8 @@ def read_texture(path: Path, hand: HandModel, size: int) -> Float[Tensor, "1 3 t
         if model != type(hand).__name__:
             raise UserError(f"{path} is a texture of {model}, not of {type(hand).__name__}")
     image = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None].float() / 255
-    if image.shape[-1] != image.shape[-2]:
-        raise UserError(f"{path}: {image.shape[-1]} x {image.shape[-2]} texels; textures are square")
+    height, width = image.shape[-2:]
+    if height != width:
+        raise UserError(f"{path}: {width} x {height} texels; textures are square")
     image = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
     return image.clamp(0, 1).to(hand.template.device)

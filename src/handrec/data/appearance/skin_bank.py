@@ -79,9 +79,7 @@ class SkinBank:
 _BANKS: WeakKeyDictionary[HandModel, dict[tuple[object, ...], SkinBank]] = WeakKeyDictionary()
 
 
-def skin_bank(
-    hand: HandModel, size: int, skins: int | RecoveredSkins, seed: int
-) -> SkinBank:
+def skin_bank(hand: HandModel, size: int, skins: int | RecoveredSkins, seed: int) -> SkinBank:
     """Return the bank of a hand model, painted on the first call for its device."""
     banks = _BANKS.setdefault(hand, {})
     key = (size, skins, seed, hand.template.device)
