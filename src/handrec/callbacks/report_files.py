@@ -38,7 +38,7 @@ PENETRATION_COLUMNS = dict(zip(("DEPTH", "INSIDE"), PENETRATION, strict=True))
 #: Digits after the point; three for shares.
 _DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0, "penetration": 2}
 
-LEGEND = (
+LEGEND: tuple[str, ...] = (
     "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
     "joint, no other alignment.",
     "PA-: after a similarity alignment of each sample, joints and mesh separately, as in the "
@@ -118,18 +118,17 @@ def table(named: list[tuple[str, Evaluated]]) -> Table:
     Args:
         named: rows by what they are called in this table.
     """
-    columns, legend = COLUMNS, list(LEGEND)
-    for more, sentences in (
-        (PENETRATION_COLUMNS, PENETRATION_LEGEND), (TEMPORAL_COLUMNS, TEMPORAL_LEGEND),
-    ):  # fmt: skip
-        if any(set(more.values()) & set(row.results) for _, row in named):
-            columns, legend = columns | more, [*legend, *sentences]
+    had = {metric for _, row in named for metric in row.results}
+    further = PENETRATION_COLUMNS | TEMPORAL_COLUMNS
+    columns = COLUMNS | {name: key for name, key in further.items() if key in had}
+    legend = LEGEND + (PENETRATION_LEGEND if "penetration" in had else ())
+    legend += TEMPORAL_LEGEND if "jitter" in had else ()
     cells = []
     for name, row in named:
         values = [(figures(row).get(metric), _DIGITS.get(metric, 3)) for metric in columns.values()]
         text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
         cells.append([name, row.size, *text])
-    return Table(["", "n", *columns], cells, tuple(legend))
+    return Table(["", "n", *columns], cells, legend)
 
 
 def print_table(reports: list[SplitReport], title: str) -> None:

@@ -149,7 +149,8 @@ def fuse(
         residual = colour - gain - mean
         robust = weight / (1 + (residual / _SIGMA).square().mean(1, keepdim=True))
         common = robust * (shared > 0)
-        excess = (common * residual).sum((2, 3)) / (common.sum((2, 3)) + _SHARED * weight.mean() + 1e-9)
+        slack = _SHARED * weight.mean() + 1e-9
+        excess = (common * residual).sum((2, 3)) / (common.sum((2, 3)) + slack)
         gain = gain + excess[..., None, None]
         gain = gain - gain.mean(0)
         mean = (robust * (colour - gain)).sum(0) / robust.sum(0).clamp(min=1e-9)
