@@ -118,6 +118,8 @@ class CycleHand(HandMethod):
         appearance: of the drawings; None for the default.
         contrast: how pictures and drawings are tied.
         texture_size: texels along each side.
+        base_texture: PNG file that `handrec data texture` made, which textures are offsets to; None
+            for the mean of painted skins.
         photo_size: side of the drawings that are compared with pictures; None for half the crop's.
         lr: peak learning rate of head and last layer.
         weight_decay: of matrices.
@@ -138,6 +140,7 @@ class CycleHand(HandMethod):
         appearance: Redrawn | None = None,
         contrast: Contrast = DEFAULT_CONTRAST,
         texture_size: int = 128,
+        base_texture: str | None = None,
         photo_size: int | None = None,
         lr: float = 1e-4,
         weight_decay: float = 0.05,
@@ -148,7 +151,7 @@ class CycleHand(HandMethod):
         self.save_hyperparameters()
         self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
         self.head = head(backbone, hand)
-        self.texture = TextureVAE(2 * backbone.channels, hand, texture_size)
+        self.texture = TextureVAE(2 * backbone.channels, hand, texture_size, base=base_texture)
         self.spheres = SphereProxies(hand)
         self.phase, self.checkpoint = phase, checkpoint
         self.weights, self.flow, self.contrast = weights, flow, contrast
