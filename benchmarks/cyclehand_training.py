@@ -3,8 +3,8 @@
     python benchmarks/cyclehand_training.py [--scale cpu] [--seeds 0 1 2] [--rows base cycle ...]
         [--out FILE]
 
-For each seed the experiment `cyclehand_base` is trained once; every row then goes on from it for the
-same number of steps on the same pictures, and is evaluated on `test`, `test_hard_views` and
+For each seed the experiment `cyclehand_base` is trained once; every row then goes on from it for
+the same number of steps on the same pictures, and is evaluated on `test`, `test_hard_views` and
 `test_shift`. Each row is one command, which is printed. Rows of the ablation add one term each to
 the row before; `sampled` adds drawings of random hands instead of reconstructed ones.
 
@@ -67,7 +67,12 @@ def train_base(scale: str, seed: int) -> Path:
     """Return the checkpoint of phase 1, trained without mechanical terms."""
     choice = [f"--scale={scale}", f"--seed_everything={seed}"]
     handrec("fit", "--exp=cyclehand_base", *choice, *without("limits", "penetration"))
-    return runs.choose_checkpoint(runs.resolve("cyclehand_base"), "last")
+    return runs.choose_checkpoint(newest("cyclehand_base"), "last")
+
+
+def newest(experiment: str) -> Path:
+    """Return the directory of an experiment's newest run."""
+    return [run.path for run in runs.all_runs() if run.experiment == experiment][-1]
 
 
 def train_and_test(scale: str, seed: int, checkpoint: Path, options: list[str]) -> dict[str, float]:
@@ -78,8 +83,9 @@ def train_and_test(scale: str, seed: int, checkpoint: Path, options: list[str]) 
         "fit", "--exp=cyclehand", *choice, f"--model.init_args.checkpoint={checkpoint}", *options
     )
     trained = time.perf_counter()
-    handrec("test", "--run=cyclehand", "--which=last")
-    (report,) = (runs.resolve("cyclehand") / "eval").glob("*/metrics.json")
+    run = newest("cyclehand")
+    handrec("test", f"--run={run}", "--which=last")
+    (report,) = (run / "eval").glob("*/metrics.json")
     splits = json.loads(report.read_text())["splits"]
     figures = {"train_s": round(trained - start, 1)}
     for split in SPLITS:

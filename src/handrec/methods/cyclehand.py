@@ -324,9 +324,12 @@ class CycleHand(HandMethod):
         terms = {"rendered": ramp * rendered}
         if self.sampler is None:
             believed = weight * cycle.trust
+            # The losses are means over what is believed: little is to cost little.
+            trust = believed.sum() / weight.sum().clamp(min=1e-6)
             returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
-            terms["returned"] = ramp * returned
-            terms |= self._drawn_terms(cycle, batch, looks, believed)
+            gated = {"returned": ramp * returned}
+            gated |= self._drawn_terms(cycle, batch, looks, believed)
+            terms |= {name: trust * term for name, term in gated.items()}
             terms |= self._domain_terms(cycle, batch, sight)
         return terms
 
