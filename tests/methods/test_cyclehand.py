@@ -1,11 +1,15 @@
 from functools import partial
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from handrec.callbacks.cycle_strips import CycleStrips, draw_strip, read_photos
 from handrec.data.appearance.backgrounds import ProceduralScenes
 from handrec.data.appearance.plain import Plain
 from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
+from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
 from handrec.methods.cycle_flow import Flow, Sight, frozen_averages, pick_batch
 from handrec.methods.cyclehand import CycleHand, CycleHandWeights
@@ -142,6 +146,75 @@ def test_drawings_follow_their_labels_and_pass_no_gradient(hand, batch, appearan
     )
     assert ((view.keypoints_2d > 0) & (view.keypoints_2d < 32)).float().mean() > 0.9
     assert cycle.returned.joints.requires_grad
+
+
+def test_what_is_not_believed_costs_nothing_but_is_drawn_and_learned_from(hand, batch, appearance):
+    """Keypoints far from the given ones: no gradient to (a) and (d), all of it to (c)."""
+    terms = {}
+    for tolerance in (1e3, 1e-3):
+        flow = Flow(turns=Turns("so3_uniform"), tolerance=tolerance)
+        method = tiny_method(hand, appearance, CycleHandWeights(image=1.0), flow=flow)
+        step(method, batch)
+        terms[tolerance] = method.terms
+    for name in ("returned", "photo_returned", "image"):
+        assert terms[1e-3][name] < 1e-3 * terms[1e3][name], name
+    torch.testing.assert_close(terms[1e-3]["rendered"], terms[1e3]["rendered"])
+
+
+def test_one_pose_for_everything_does_not_meet_the_cycle(hand, batch, appearance):
+    """It returns to itself, but it is not what was drawn."""
+    labelled = pick_batch(batch, torch.arange(4))
+    rendered = {}
+    for kind in ("oracle", "constant"):
+        method = oracle(tiny_method(hand, appearance))
+        if kind == "constant":
+            see, pose = method.see, labelled.pose[:1].expand(4, 16, 3, 3)
+            posed = hand.decode(pose, labelled.betas[:1].expand(4, 10), labelled.translation)
+            same = labelled._replace(pose=pose, vertices=posed.vertices, joints_3d=posed.joints)
+            method.see = lambda batch, see=see, same=same: see(same._replace(image=batch.image))
+        step(method, labelled)
+        rendered[kind] = method.terms["rendered"]
+    assert rendered["constant"] > 100 * rendered["oracle"].abs()
+    assert rendered["constant"] > 1
+
+
+def test_strips_of_a_batch_and_of_photos(hand, batch, appearance, tmp_path):
+    for name, image in zip(("a", "b", "c"), batch.image[4:], strict=False):
+        picture = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture[..., ::-1])
+    photos = read_photos(str(tmp_path), None, 32, 2)
+    assert photos.image.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(photos.image, batch.image[4:6], atol=1 / 255, rtol=0)
+    method = tiny_method(hand, appearance).train()
+    state = torch.get_rng_state()
+    strips = [draw_strip(method, shown) for shown in (photos, pick_batch(batch, torch.arange(3)))]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert method.training
+    assert all(p.grad is None for p in method.parameters())
+    height, width = (side - side % 6 for side in strips[0].shape[:2])
+    assert width > 5 * 160
+    assert strips[1].shape[0] > 1.3 * height  # a row per hand
+    again = draw_strip(method, photos)
+    assert (again == strips[0]).all()
+
+
+def test_strips_are_for_this_method_and_for_photos_that_are_there(tmp_path):
+    with pytest.raises(UserError, match="no such image or folder"):
+        CycleStrips(photos=str(tmp_path / "none")).setup(None, CycleHand.__new__(CycleHand), "fit")
+    with pytest.raises(UserError, match="not Linear"):
+        CycleStrips().setup(None, torch.nn.Linear(1, 1), "fit")
+
+
+def test_textures_may_start_from_one_recovered_from_photos(hand, batch, appearance, tmp_path):
+    path = tmp_path / "mine.png"
+    cv2.imwrite(str(path), np.full((16, 16, 3), (30, 60, 120), np.uint8))
+    path.with_suffix(".json").write_text('{"hand_model": "OpenHand"}')
+    method = tiny_method(hand, appearance, base_texture=str(path)).eval()
+    colour = method.reconstruct(batch).texture.mean((0, 2, 3))
+    torch.testing.assert_close(colour, torch.tensor([120, 60, 30]) / 255, atol=0.02, rtol=0)
+    path.with_suffix(".json").write_text('{"hand_model": "Mano"}')
+    with pytest.raises(UserError, match="a texture of Mano, not of OpenHand"):
+        tiny_method(hand, appearance, base_texture=str(path))
 
 
 def test_the_teacher_form_and_redrawn_pairs(hand, batch, appearance):

@@ -7,13 +7,15 @@ import cv2
 import pytorch_lightning as pl
 import torch
 
+from handrec.data.photos import Photos
+from handrec.errors import UserError
 from handrec.methods.cycle_flow import pick_batch
 from handrec.methods.cyclehand import CycleHand
 from handrec.types import HandBatch
 from handrec.viz.drawing import Picture
 from handrec.viz.strips import cycle_strip
 
-#: Of the rows and turns of all strips.
+#: Of the turns and looks of all strips.
 _SEED = 0
 
 
@@ -21,17 +23,29 @@ class CycleStrips(pl.Callback):
     """Writes ``strips/epoch_<n>.png`` into the run, and logs it to loggers that take pictures.
 
     The same pictures every time, spread over the training's first batch: of a mixture, labelled
-    and unlabelled ones.
+    and unlabelled ones. Photos of yours get a strip of their own, ``strips/photos_<n>.png``.
 
     Args:
         every: epochs from one strip to the next; the last epoch also has one.
-        hands: at most; the flow's share of them is drawn.
+        hands: in a strip, at most.
+        photos: image or folder of photos, never trained on; None for none.
+        boxes: around their hands, see :class:`~handrec.data.photos.Photos`; without, each photo is
+            the crop of one hand.
     """
 
-    def __init__(self, every: int = 1, hands: int = 12) -> None:
-        self.every = every
-        self.hands = hands
-        self._batch: HandBatch | None = None
+    def __init__(
+        self, every: int = 1, hands: int = 6, photos: str | None = None, boxes: str | None = None
+    ) -> None:
+        self.every, self.hands = every, hands
+        self.photos, self.boxes = photos, boxes
+        self._batches: dict[str, HandBatch] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse before the training what could be drawn only after it."""
+        if stage == "fit" and not isinstance(pl_module, CycleHand):
+            raise UserError(f"CycleStrips draws CycleHand, not {type(pl_module).__name__}")
+        if stage == "fit" and self.photos is not None:
+            Photos(self.photos, boxes=self.boxes).setup("predict")
 
     def on_train_batch_end(
         self,
@@ -42,38 +56,60 @@ class CycleStrips(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Keep some pictures."""
-        if self._batch is None and trainer.is_global_zero:
-            count = len(batch.image)
-            rows = torch.linspace(0, count - 1, min(self.hands, count)).round().long()
-            self._batch = pick_batch(batch, rows.to(batch.image.device))
+        if self._batches or not trainer.is_global_zero:
+            return
+        count, device = len(batch.image), batch.image.device
+        rows = torch.linspace(0, count - 1, min(self.hands, count)).round().long()
+        self._batches["epoch"] = pick_batch(batch, rows.to(device))
+        if self.photos is not None:
+            size = batch.image.shape[-1]
+            shown = read_photos(self.photos, self.boxes, size, self.hands)
+            self._batches["photos"] = HandBatch(*(field.to(device) for field in shown))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw a strip."""
         epoch, last = trainer.current_epoch, trainer.current_epoch + 1 == trainer.max_epochs
-        if self._batch is None or (epoch % self.every and not last):
+        if epoch % self.every and not last:
             return
         assert isinstance(pl_module, CycleHand)
-        picture = draw_strip(pl_module, self._batch)
-        if trainer.log_dir is not None:
-            path = Path(trainer.log_dir) / "strips" / f"epoch_{epoch:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        for logger in trainer.loggers:
-            log_image = getattr(logger, "log_image", None)
-            if log_image is not None:
-                log_image("train/strip", [picture], step=trainer.global_step)
+        for name, batch in self._batches.items():
+            picture = draw_strip(pl_module, batch)
+            if trainer.log_dir is not None:
+                path = Path(trainer.log_dir) / "strips" / f"{name}_{epoch:03d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            for logger in trainer.loggers:
+                log_image = getattr(logger, "log_image", None)
+                if log_image is not None:
+                    log_image(f"train/strip_{name}", [picture], step=trainer.global_step)
+
+
+def read_photos(source: str, boxes: str | None, size: int, count: int) -> HandBatch:
+    """Return the first hands of photos as a batch without labels.
+
+    Args:
+        source: image or folder.
+        boxes: around the hands, JSON file or None.
+        size: of the crops, pixels.
+        count: of hands, at most.
+    """
+    photos = Photos(source, boxes=boxes, image_size=size, batch_size=count)
+    photos.setup("predict")
+    batch: HandBatch = next(iter(photos.predict_dataloader()))
+    return batch
 
 
 @torch.no_grad()
 def draw_strip(method: CycleHand, batch: HandBatch) -> Picture:
-    """Return a strip of some of a batch's pictures; the method is left as it was."""
+    """Return a strip of a batch's pictures; the method is left as it was."""
     training = method.training
     method.eval()
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         sight = method.see(batch)
         looks = method.texture(sight.features)
-        cycle = method.cycle(batch, sight, looks, method.choose(len(batch.image)))
+        rows = torch.arange(len(batch.image), device=batch.image.device)
+        cycle = method.cycle(batch, sight, looks, rows)
         source = pick_batch(batch, cycle.rows)
         drawn = method.draw(cycle.first, looks.rows(cycle.rows), source)
     method.train(training)

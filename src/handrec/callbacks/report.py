@@ -27,6 +27,7 @@ from handrec.callbacks.report_files import (
 )
 from handrec.callbacks.submission import Submission
 from handrec.errors import UserError
+from handrec.hand.base import HandModel
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics, Samples, suspicions
@@ -50,10 +51,17 @@ class SplitEvaluation:
         name: of the split.
         examples: see :class:`EvaluationReport`.
         submission: where its hands are collected, if they are to be handed in.
+        hand: whose meshes the method predicts.
     """
 
-    def __init__(self, name: str, examples: int, submission: Submission | None = None) -> None:
-        self.name, self.submission = name, submission
+    def __init__(
+        self,
+        name: str,
+        examples: int,
+        submission: Submission | None = None,
+        hand: HandModel | None = None,
+    ) -> None:
+        self.name, self.submission, self.hand = name, submission, hand
         self.gallery = Gallery(examples)
         self.metrics: dict[str, HandMetrics] = {}
         self.temporal: dict[str, TemporalMetrics] = {}
@@ -61,10 +69,11 @@ class SplitEvaluation:
     def measure(
         self, row: str, prediction: HandPrediction, batch: HandBatch, f_scores: bool = True
     ) -> None:
-        """Add a batch to the metrics of a row."""
+        """Add a batch to the metrics of a row; only the first's hands are looked into."""
         if row not in self.metrics:
             device = batch.image.device
-            metrics = HandMetrics(f_scores, warn=False)  # the report itself shows suspicions
+            hand = None if self.metrics else self.hand
+            metrics = HandMetrics(f_scores, warn=False, hand=hand)  # the report shows suspicions
             self.metrics[row] = metrics.to(device)
             self.temporal[row] = TemporalMetrics().to(device)
         self.metrics[row].update(prediction, batch)
@@ -128,7 +137,7 @@ class EvaluationReport(pl.Callback):
         self._mean_hand = MeanHand(pl_module.hand, self.distance)
         module = getattr(trainer, "datamodule", None)
         self._splits = [
-            SplitEvaluation(name, self.examples, self._new_submission(module))
+            SplitEvaluation(name, self.examples, self._new_submission(module), self._hand)
             for name in getattr(module, "test_splits", ("test",))
         ]
 

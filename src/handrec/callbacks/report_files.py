@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from handrec.metrics.functional import PCK_THRESHOLDS
-from handrec.metrics.hand import LENGTHS, Samples
+from handrec.metrics.hand import LENGTHS, PENETRATION, Samples
 from handrec.metrics.temporal import TEMPORAL
 from handrec.viz.plots import pck_plot
 from handrec.viz.report import Table, encode_png, html_report
@@ -32,10 +32,13 @@ COLUMNS = {
 #: More of them, where a split holds videos.
 TEMPORAL_COLUMNS = dict(zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD"), TEMPORAL, strict=True))
 
-#: Digits after the point; three for shares.
-_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0}
+#: More of them, where a row has them.
+PENETRATION_COLUMNS = dict(zip(("DEPTH", "INSIDE"), PENETRATION, strict=True))
 
-LEGEND = (
+#: Digits after the point; three for shares.
+_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0, "penetration": 2}
+
+LEGEND: tuple[str, ...] = (
     "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
     "joint, no other alignment.",
     "PA-: after a similarity alignment of each sample, joints and mesh separately, as in the "
@@ -50,6 +53,11 @@ TEMPORAL_LEGEND = (
     "m/s^3; both at 30 frames per second.",
     "SHAPE-SD, BONE-SD: standard deviation of shape coefficients and of bone lengths (mm) along a "
     "video, where both are constant in truth.",
+)
+
+PENETRATION_LEGEND = (
+    "DEPTH: how deep the deepest vertex is inside another part of its own hand, mm; INSIDE: share "
+    "of the vertices that are. 0 for a hand that does not run into itself; no labels are needed.",
 )
 
 CONTACT_CAPTION = (
@@ -105,19 +113,22 @@ def figures(row: Evaluated) -> dict[str, float | None]:
 
 
 def table(named: list[tuple[str, Evaluated]]) -> Table:
-    """Return the figures of rows as text, with temporal columns if any row has them.
+    """Return the figures of rows as text, with further columns if any row has them.
 
     Args:
         named: rows by what they are called in this table.
     """
-    temporal = any("jitter" in row.results for _, row in named)
-    columns = COLUMNS | (TEMPORAL_COLUMNS if temporal else {})
+    had = {metric for _, row in named for metric in row.results}
+    further = PENETRATION_COLUMNS | TEMPORAL_COLUMNS
+    columns = COLUMNS | {name: key for name, key in further.items() if key in had}
+    legend = LEGEND + (PENETRATION_LEGEND if "penetration" in had else ())
+    legend += TEMPORAL_LEGEND if "jitter" in had else ()
     cells = []
     for name, row in named:
         values = [(figures(row).get(metric), _DIGITS.get(metric, 3)) for metric in columns.values()]
         text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
         cells.append([name, row.size, *text])
-    return Table(["", "n", *columns], cells, LEGEND + (TEMPORAL_LEGEND if temporal else ()))
+    return Table(["", "n", *columns], cells, legend)
 
 
 def print_table(reports: list[SplitReport], title: str) -> None:
@@ -188,8 +199,8 @@ def _content(report: SplitReport) -> dict[str, Any]:
     """Return all figures of all rows of a split, with where they come from."""
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
-        "millimetres; auc_*, f* and pa_f* are shares in [0, 1]; accel_error mm/s^2, jitter m/s^3,"
-        " shape_sd coefficients"
+        "millimetres; auc_*, f*, pa_f* and penetration_share are shares in [0, 1];"
+        " accel_error mm/s^2, jitter m/s^3, shape_sd coefficients"
     )
     return {**report.facts, "units": units, "warnings": report.warnings, "results": results}
 

@@ -1,4 +1,4 @@
-"""``handrec data``: checks a data set on the disk, or writes synthetic data in its layout."""
+"""``handrec data``: checks a data set, writes synthetic data, recovers textures from photos."""
 
 import argparse
 import contextlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from handrec.cli import texture
 from handrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _VIDEO_FRAMES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``check NAME [ROOT]`` and ``synth --format FORMAT --out FOLDER``."""
+    """Declare the actions ``check``, ``synth`` and ``texture``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check_parser = actions.add_parser("check", help="say what a data set holds and what is wrong")
     check_parser.add_argument("name", help="of the data set: freihand, ho3d_v2, coco_hands, ...")
@@ -57,12 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synth_parser.add_argument("--size", type=int, default=224, help="of pictures, pixels")
     synth_parser.add_argument("--mano", help="draw this MANO file's hand (default: OpenHand)")
     synth_parser.add_argument("--seed", type=int, default=0)
+    texture.add_arguments(
+        actions.add_parser("texture", help="recover the texture of a hand from photos of it")
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the action."""
     if args.action == "check":
         return check(args)
+    if args.action == "texture":
+        return texture.run(args)
     if args.count < 8 or args.size < 32:
         raise UserError("--count must be at least 8, --size at least 32")
     synthesize(args.format, args.out, args.count, args.size, args.mano, args.seed)

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.steps < 0:
         raise UserError(f"--steps {args.steps}: must not be negative")
-    device = _device(args.device)
+    device = available_device(args.device)
     item, target = read_target(args.image, args.keypoints, args.camera, args.side)
     _make_folder(args.out)
     start = time.perf_counter()
@@ -197,7 +197,7 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"--out {out}: cannot write here ({error.strerror})") from error
 
 
-def _device(name: str) -> "torch.device":
+def available_device(name: str) -> "torch.device":
     """Return a device that is there."""
     import torch
 

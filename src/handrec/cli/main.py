@@ -17,7 +17,7 @@ LIGHTNING = {
 #: Tools that need no Trainer: a module each, with `add_arguments(parser)` and `run(args) -> int`.
 TOOLS = {
     "doctor": ("handrec.cli.doctor", "say what is installed, what is missing and what to do"),
-    "data": ("handrec.cli.data", "check a data set, or write synthetic data in its layout"),
+    "data": ("handrec.cli.data", "check a data set, write synthetic data, recover textures"),
     "mano": ("handrec.cli.mano", "check or convert MANO files"),
     "fit-image": ("handrec.cli.fit_image", "fit a hand to one photo with 2D joints, no network"),
     "score": ("handrec.cli.score", "score a pred.json as FreiHAND or HO-3D officially do"),

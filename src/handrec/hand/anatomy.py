@@ -199,9 +199,6 @@ def _apart(first: int, second: int) -> bool:
 #: A vertex deeper than this in another part is not found, metres: no part is twice as thick.
 DEEPEST = 0.02
 
-#: Pairs of a vertex and a face whose solid angle is computed at a time.
-_PAIRS_AT_ONCE = 1 << 22
-
 
 class Parts(NamedTuple):
     """The parts of a surface that can run into each other.
@@ -213,6 +210,10 @@ class Parts(NamedTuple):
 
     part: Int[Tensor, " v"]
     apart: Bool[Tensor, "p p"]
+
+    def cpu(self) -> "Parts":
+        """Return the parts on the CPU."""
+        return Parts(self.part.cpu(), self.apart.cpu())
 
 
 def hand_parts(hand: HandModel) -> Parts:
@@ -251,30 +252,43 @@ def vertex_penetration(
         faces: counter-clockwise seen from outside.
         parts: of the surface.
     """
-    vertices = vertices.float()
+    # About their own middle: distances are taken by a matrix product, which loses digits far off.
+    vertices = vertices.float() - vertices.float().mean(1, keepdim=True)
     apart = parts.apart[parts.part][:, parts.part]
-    distance = torch.cdist(vertices, vertices).masked_fill(~apart, torch.inf)
-    distance, nearest = distance.min(-1)
-    normals = vertex_normals(vertices, faces)
-    rows = nearest[..., None].expand(-1, -1, 3)
-    depth = -((vertices - vertices.gather(1, rows)) * normals.gather(1, rows)).sum(-1)
-    image, vertex = ((depth > 0) & (distance < DEEPEST)).nonzero(as_tuple=True)
+    together = torch.where(apart, 0.0, torch.inf)
     # A face belongs to the part of its first corner.
-    mine = apart[vertex][:, faces[:, 0]]
-    inside = torch.zeros_like(depth)
-    for some in torch.arange(len(image), device=image.device).split(_PAIRS_AT_ONCE // len(faces)):
-        corners = vertices[image[some]][:, faces]
-        turns = _winding(vertices[image[some], vertex[some]], corners, mine[some])
-        inside[image[some], vertex[some]] = (turns > 0.5).to(depth)
-    return depth.relu() * inside
+    counts = apart[:, faces[:, 0]]
+    normals = vertex_normals(vertices, faces)
+    depth = torch.zeros_like(vertices[..., 0])
+    for points, normal, found in zip(vertices, normals, depth, strict=True):
+        distance, nearest = torch.cdist(points, points).add_(together).min(1)
+        below = -((points - points[nearest]) * normal[nearest]).sum(1)
+        rows = ((below > 0) & (distance < DEEPEST)).nonzero()[:, 0]
+        turns = _winding(points[rows], points, faces, counts[rows])
+        found[rows] = below[rows] * (turns > 0.5)
+    return depth
 
 
 def _winding(
-    point: Float[Tensor, "n 3"], corners: Float[Tensor, "n f 3 3"], counts: Bool[Tensor, "n f"]
+    places: Float[Tensor, "n 3"],
+    vertices: Float[Tensor, "v 3"],
+    faces: Int[Tensor, "f 3"],
+    counts: Bool[Tensor, "n f"],
 ) -> Float[Tensor, " n"]:
-    """Return how often faces wind about points: solid angles (van Oosterom and Strackee) / 4 pi."""
-    a, b, c = (corners - point[:, None, None]).unbind(2)
-    la, lb, lc = (x.norm(dim=-1) for x in (a, b, c))
-    volume = (a * torch.linalg.cross(b, c, dim=-1)).sum(-1)
-    around = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
-    return (2 * torch.atan2(volume, around) * counts).sum(1) / (4 * math.pi)
+    """Return how often faces wind about points: solid angles (van Oosterom and Strackee) / 4 pi.
+
+    With corners a, b, c seen from a point p, ``tan(angle / 2) = a . (b x c) / (|a||b||c| + (a . b)
+    |c| + (b . c) |a| + (c . a) |b|)``. The volume is linear in p, and the products follow from
+    lengths. A face that the point is a corner of is seen edge on: it does not count.
+    """
+    a, b, c = vertices[faces].unbind(1)
+    twice_area = torch.linalg.cross(b - a, c - a)
+    volume = (a * twice_area).sum(1) - places @ twice_area.mT
+    squares = torch.cdist(places, vertices, compute_mode="donot_use_mm_for_euclid_dist").square()
+    sa, sb, sc = (squares[:, corner] for corner in faces.unbind(1))
+    la, lb, lc = sa.sqrt(), sb.sqrt(), sc.sqrt()
+    ab, bc, ca = ((x - y).square().sum(1) for x, y in ((a, b), (b, c), (c, a)))
+    lengths = la * lb * lc
+    products = (sa + sb - ab) * lc + (sb + sc - bc) * la + (sc + sa - ca) * lb
+    angles = 2 * torch.atan2(volume, lengths + products / 2)
+    return (angles * (counts & (lengths > 0))).sum(1) / (4 * math.pi)

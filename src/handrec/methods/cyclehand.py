@@ -24,7 +24,7 @@ from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 from handrec.losses import cycle as losses
-from handrec.losses.hand import dense_loss, masked_mean, total
+from handrec.losses.hand import masked_mean, total
 from handrec.methods.base import HandMethod
 from handrec.methods.cycle_flow import (
     DEFAULT_FLOW,
@@ -40,10 +40,10 @@ from handrec.methods.cycle_flow import (
     turn_and_draw,
     turn_back,
 )
-from handrec.methods.handmim import supervised_terms
+from handrec.methods.handmim import dense_term, label_terms
 from handrec.methods.loading import read_checkpoint
-from handrec.methods.optim import adamw_layer_decay, warmup_cosine
-from handrec.models.base import Backbone, Estimates, HeadFactory
+from handrec.methods.optim import adamw_warmup_cosine
+from handrec.models.base import Backbone, HeadFactory
 from handrec.models.cycle_scene import Own, Redrawn, without_hand
 from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
 from handrec.models.texture_vae import Looks, TextureVAE
@@ -118,6 +118,8 @@ class CycleHand(HandMethod):
         appearance: of the drawings; None for the default.
         contrast: how pictures and drawings are tied.
         texture_size: texels along each side.
+        base_texture: PNG file that `handrec data texture` made, which textures are offsets to; None
+            for the mean of painted skins.
         photo_size: side of the drawings that are compared with pictures; None for half the crop's.
         lr: peak learning rate of head and last layer.
         weight_decay: of matrices.
@@ -138,6 +140,7 @@ class CycleHand(HandMethod):
         appearance: Redrawn | None = None,
         contrast: Contrast = DEFAULT_CONTRAST,
         texture_size: int = 128,
+        base_texture: str | None = None,
         photo_size: int | None = None,
         lr: float = 1e-4,
         weight_decay: float = 0.05,
@@ -148,7 +151,7 @@ class CycleHand(HandMethod):
         self.save_hyperparameters()
         self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
         self.head = head(backbone, hand)
-        self.texture = TextureVAE(2 * backbone.channels, hand, texture_size)
+        self.texture = TextureVAE(2 * backbone.channels, hand, texture_size, base=base_texture)
         self.spheres = SphereProxies(hand)
         self.phase, self.checkpoint = phase, checkpoint
         self.weights, self.flow, self.contrast = weights, flow, contrast
@@ -203,7 +206,7 @@ class CycleHand(HandMethod):
         sight = self.see(batch)
         looks = self.texture(sight.features)
         hands = sight.estimates.iterations[-1]
-        terms = self._supervised(sight.estimates, batch)
+        terms = label_terms(sight.estimates, batch, self.hand, self.rasterizer)
         terms |= _texture_terms(looks) | self._mechanical(hands)
         rows = self.choose(len(batch.image)).to(batch.image.device)
         if self.weights.photo:
@@ -272,24 +275,6 @@ class CycleHand(HandMethod):
             last.keypoints_2d, target, confidence, batch.camera.image_size, self.flow.tolerance
         )
 
-    def _supervised(self, estimates: Estimates, batch: HandBatch) -> dict[str, Tensor]:
-        """Compare with the labels there are."""
-        per_iteration = [supervised_terms(hands, batch) for hands in estimates.iterations]
-        terms = {
-            name: torch.stack([terms[name] for terms in per_iteration]).sum()
-            for name in per_iteration[0]
-        }
-        if estimates.dense is not None:
-            terms["dense"] = self._dense(estimates.dense, batch)
-        return terms
-
-    def _dense(self, dense: Tensor, batch: HandBatch) -> Tensor:
-        height, width = dense.shape[-2:]
-        position, mask = render_positions(
-            self.rasterizer, self.hand, batch.vertices, batch.camera, (height, width)
-        )
-        return dense_loss(dense.float(), position, mask, batch.has_vertices)
-
     def _mechanical(self, hands: HandPrediction) -> dict[str, Tensor]:
         angles = joint_angles(hands.pose, self.hand.joint_axes)
         return {
@@ -334,14 +319,17 @@ class CycleHand(HandMethod):
         ]
         rendered = torch.stack(per_iteration).sum()
         if cycle.seen.estimates.dense is not None:
-            dense = self._dense(cycle.seen.estimates.dense, drawing)
+            dense = dense_term(cycle.seen.estimates.dense, drawing, self.hand, self.rasterizer)
             rendered = rendered + weights.dense * dense
         terms = {"rendered": ramp * rendered}
         if self.sampler is None:
             believed = weight * cycle.trust
+            # The losses are means over what is believed: little is to cost little.
+            trust = believed.sum() / weight.sum().clamp(min=1e-6)
             returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
-            terms["returned"] = ramp * returned
-            terms |= self._drawn_terms(cycle, batch, looks, believed)
+            gated = {"returned": ramp * returned}
+            gated |= self._drawn_terms(cycle, batch, looks, believed)
+            terms |= {name: trust * term for name, term in gated.items()}
             terms |= self._domain_terms(cycle, batch, sight)
         return terms
 
@@ -381,13 +369,8 @@ class CycleHand(HandMethod):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with layer decay; warm-up and cosine by step."""
         rest = [self.head, self.texture, *([self.tie] if self.phase == "cycle" else [])]
-        optimizer = adamw_layer_decay(self.backbone.model, rest, *self.optimization)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return adamw_warmup_cosine(self.backbone.model, rest, self.optimization, steps, self.warmup)
 
 
 def _texture_terms(looks: Looks) -> dict[str, Tensor]:

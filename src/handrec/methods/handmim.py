@@ -8,6 +8,7 @@ regresses mesh parameters. The losses and the recipe are our formulation (docs/m
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from handrec.losses.hand import (
     total,
 )
 from handrec.methods.base import HandMethod
-from handrec.methods.optim import adamw_layer_decay, warmup_cosine
+from handrec.methods.optim import adamw_warmup_cosine
 from handrec.models.base import Backbone, Estimates, HeadFactory
 from handrec.render.base import Rasterizer
 from handrec.render.shading import render_positions
@@ -105,34 +106,42 @@ class HandMIM(HandMethod):
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
         """Return the loss of a labelled batch."""
         estimates = self.estimate(batch)
-        per_iteration = [supervised_terms(hand, batch) for hand in estimates.iterations]
-        terms = {
-            name: torch.stack([terms[name] for terms in per_iteration]).sum()
-            for name in per_iteration[0]
-        }
-        if estimates.dense is not None:
-            terms["dense"] = self._dense_term(estimates.dense, batch)
+        terms = label_terms(estimates, batch, self.hand, self.rasterizer)
         loss = total(terms, self.weights)
         self.log_losses(terms, loss)
         return loss
 
-    def _dense_term(self, dense: Tensor, batch: HandBatch) -> Tensor:
-        """Compare the dense map with the true mesh, drawn in the colours of its rest positions."""
-        height, width = dense.shape[-2:]
-        position, mask = render_positions(
-            self.rasterizer, self.hand, batch.vertices, batch.camera, (height, width)
-        )
-        return dense_loss(dense.float(), position, mask, batch.has_vertices)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with layer decay; warm-up and cosine by step."""
-        optimizer = adamw_layer_decay(self.backbone.model, [self.head], *self.optimization)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, steps, self.warmup, floor=0.01)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return adamw_warmup_cosine(
+            self.backbone.model, [self.head], self.optimization, steps, self.warmup
+        )
+
+
+def label_terms(
+    estimates: Estimates, batch: HandBatch, hand: HandModel, rasterizer: Rasterizer
+) -> dict[str, Tensor]:
+    """Return the losses by name, summed over the iterations, and that of the dense map."""
+    per_iteration = [supervised_terms(hands, batch) for hands in estimates.iterations]
+    terms = {
+        name: torch.stack([terms[name] for terms in per_iteration]).sum()
+        for name in per_iteration[0]
+    }
+    if estimates.dense is not None:
+        terms["dense"] = dense_term(estimates.dense, batch, hand, rasterizer)
+    return terms
+
+
+def dense_term(
+    dense: Float[Tensor, "b 4 h w"], batch: HandBatch, hand: HandModel, rasterizer: Rasterizer
+) -> Float[Tensor, ""]:
+    """Compare the dense map with the true mesh, drawn in the colours of its rest positions."""
+    height, width = dense.shape[-2:]
+    position, mask = render_positions(
+        rasterizer, hand, batch.vertices, batch.camera, (height, width)
+    )
+    return dense_loss(dense.float(), position, mask, batch.has_vertices)
 
 
 def supervised_terms(hand: HandPrediction, batch: HandBatch) -> dict[str, Tensor]:

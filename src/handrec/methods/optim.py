@@ -2,6 +2,7 @@
 
 import math
 
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -53,3 +54,24 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float)
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)
+
+
+def adamw_warmup_cosine(
+    backbone: nn.Module,
+    rest: list[nn.Module],
+    optimization: tuple[float, float, float],
+    steps: int,
+    warmup: float,
+) -> OptimizerLRScheduler:
+    """Return AdamW with layer decay, its rate warmed up and then on a cosine, for Lightning.
+
+    Args:
+        backbone: see :func:`adamw_layer_decay`.
+        rest: see :func:`adamw_layer_decay`.
+        optimization: peak rate, weight decay and layer decay.
+        steps: of the whole training.
+        warmup: share of the steps spent warming up.
+    """
+    optimizer = adamw_layer_decay(backbone, rest, *optimization)
+    schedule = warmup_cosine(optimizer, steps, warmup, floor=0.01)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,6 +1,7 @@
 """Texture and light of a hand from features: a variational offset to a base texture."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,13 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from handrec.data.appearance.skin_bank import skin_bank
+from handrec.data.appearance.recovered import read_texture
+from handrec.data.appearance.skin_bank import mean_skin
 from handrec.hand.base import HandModel
 from handrec.render.lights import PointLight
 
-#: Greatest change of the base texture, and the identities whose mean it is.
+#: Greatest change of the base texture.
 REACH = 0.3
-_IDENTITIES = 8
 
 #: Texels along each side of what the decoder makes of a latent, at first and at last.
 _FIRST, _LAST = 4, 64
@@ -57,7 +58,8 @@ class Looks(NamedTuple):
 class TextureVAE(nn.Module):
     """``T' = clamp(T + 0.3 tanh(T_off), 0, 1)``, ``T_off`` decoded from ``z ~ N(mu, sigma)``.
 
-    The base T is the mean of some painted skins, so nails, creases and palm lie where they belong.
+    The base T is the mean of some painted skins, so nails, creases and palm lie where they belong,
+    or a texture recovered from photos.
     In evaluation ``z = mu``. A small network also says where the light is.
 
     Args:
@@ -66,17 +68,24 @@ class TextureVAE(nn.Module):
         size: texels along each side.
         latent: length of z.
         width: of the hidden layers.
+        base: PNG file of T, see `handrec data texture`; None for the mean of painted skins. It is
+            not in the checkpoint: keep it.
     """
 
     base: Float[Tensor, "1 3 t t"]
 
     def __init__(
-        self, channels: int, hand: HandModel, size: int = 128, latent: int = 64, width: int = 256
+        self,
+        channels: int,
+        hand: HandModel,
+        size: int = 128,
+        latent: int = 64,
+        width: int = 256,
+        base: str | None = None,
     ) -> None:
         super().__init__()
-        skins = skin_bank(hand, size, _IDENTITIES, seed=0)
-        base = skins.textures(torch.arange(_IDENTITIES, device=hand.template.device))
-        self.register_buffer("base", base.mean(0, keepdim=True), persistent=False)
+        start = mean_skin(hand, size) if base is None else read_texture(Path(base), hand, size)
+        self.register_buffer("base", start, persistent=False)
         self.encoder = nn.Sequential(nn.Linear(channels, width), nn.GELU())
         self.latent = nn.Linear(width, 2 * latent)
         maps = [64, 48, 32, 24, 16]

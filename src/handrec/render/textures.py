@@ -95,7 +95,7 @@ def sample_texture(
     if dx is not None and dy is not None:
         level = level_of_detail(dx, dy, pyramid)
     colours = (sampler or look_up)(pyramid, uv.reshape(-1, 2), level.flatten(), index)
-    return colours.view(*leading, -1)
+    return colours.view(*leading, colours.shape[-1])
 
 
 def level_of_detail(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from handrec.data.appearance.backgrounds import Backgrounds, ProceduralScenes
@@ -17,6 +17,7 @@ from handrec.data.appearance.base import Appearance, Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients, compose
 from handrec.data.appearance.lens import DEFAULT_LENS, Lens, LensOptions, expose, sample_lens
 from handrec.data.appearance.props import DEFAULT_PROPS, PropOptions, Props, sample_props
+from handrec.data.appearance.recovered import RecoveredSkins
 from handrec.data.appearance.skin_bank import SkinBank, skin_bank
 from handrec.data.appearance.threads import draw_in_threads
 from handrec.data.scenes import Uniform
@@ -72,7 +73,8 @@ class Everyday(Appearance):
     picture is the same person's.
 
     Args:
-        skins: how many identities are painted; each look shifts the tone of one.
+        skins: how many identities are painted, or some recovered from photos too; each look shifts
+            the tone of one.
         props: shares of forearms, sleeves, things and other hands.
         backgrounds: what is behind the hand; None for drawn scenes.
         lens: strengths of what a camera does.
@@ -84,7 +86,7 @@ class Everyday(Appearance):
 
     def __init__(
         self,
-        skins: int = 96,
+        skins: int | RecoveredSkins = 96,
         props: PropOptions = DEFAULT_PROPS,
         backgrounds: Backgrounds | None = None,
         lens: LensOptions = DEFAULT_LENS,
@@ -156,7 +158,7 @@ class Everyday(Appearance):
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
         """Return what the stage is drawn with."""
         bank = self.bank(stage, size)
-        own = (look["skin"] * self.skins).long()
+        own = self._identities(look["skin"], len(bank.tone))
         gain = exposure(bank.tone[own, 0] + look["tint"][:, 0])
         lights = _rows(Lights, look, "light")
         return Ingredients(
@@ -165,6 +167,15 @@ class Everyday(Appearance):
             background=self.backgrounds.draw(_part(look, "back"), size),
             **lights.scaled(gain)._asdict(),
         )
+
+    def _identities(self, chosen: Float[Tensor, " b"], count: int) -> Int[Tensor, " b"]:
+        """Return who is drawn, of so many identities: painted ones, then recovered ones."""
+        if isinstance(self.skins, int):
+            return (chosen * self.skins).long()
+        share, painted = self.skins.share, self.skins.painted
+        photos = painted + (chosen / max(share, 1e-6) * (count - painted)).long()
+        others = ((chosen - share) / max(1 - share, 1e-6) * painted).long()
+        return torch.where(chosen < share, photos, others.clamp(0, painted - 1))
 
 
 def exposure(lightness: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

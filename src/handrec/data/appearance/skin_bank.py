@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from handrec.data.appearance.recovered import RecoveredSkins
 from handrec.data.appearance.skin import Skin, paint_lab, sample_skin
 from handrec.hand.base import HandModel
 from handrec.render.atlas import bake_atlas
@@ -20,9 +21,10 @@ class SkinBank:
         size: texels along each side.
         count: of identities.
         seed: of the identities.
+        recovered: further ones, sRGB in [0, 1] at that size; they follow the painted ones.
 
     Attributes:
-        skin: the table of identities.
+        skin: the table of painted identities.
         tone: mean L*, a*, b* over the atlas of each identity, palm and back together.
     """
 
@@ -30,7 +32,15 @@ class SkinBank:
     tone: Float[Tensor, "n 3"]
 
     @torch.no_grad()
-    def __init__(self, hand: HandModel, size: int, count: int, seed: int, chunk: int = 4) -> None:
+    def __init__(
+        self,
+        hand: HandModel,
+        size: int,
+        count: int,
+        seed: int,
+        chunk: int = 4,
+        recovered: Float[Tensor, "m 3 t t"] | None = None,
+    ) -> None:
         device = hand.template.device
         self.skin = sample_skin(count, torch.Generator().manual_seed(seed)).to(device)
         atlas = bake_atlas(hand, size)
@@ -40,6 +50,9 @@ class SkinBank:
             lab = paint_lab(hand, self.skin.rows(rows), size)
             tones.append(lab[..., inside].mean(-1))
             painted.append((atlas.spread(lab_to_srgb(lab)) * 255).round().byte())
+        if recovered is not None:
+            painted.append((recovered * 255).round().byte())
+            tones.append(srgb_to_lab(recovered)[..., atlas.inside[0]].mean(-1))
         self._painted, self.tone = torch.cat(painted), torch.cat(tones)
 
     @torch.no_grad()
@@ -66,14 +79,29 @@ class SkinBank:
 _BANKS: WeakKeyDictionary[HandModel, dict[tuple[object, ...], SkinBank]] = WeakKeyDictionary()
 
 
-def skin_bank(hand: HandModel, size: int, count: int, seed: int) -> SkinBank:
+def skin_bank(hand: HandModel, size: int, skins: int | RecoveredSkins, seed: int) -> SkinBank:
     """Return the bank of a hand model, painted on the first call for its device."""
     banks = _BANKS.setdefault(hand, {})
-    key = (size, count, seed, hand.template.device)
+    key = (size, skins, seed, hand.template.device)
     if key not in banks:
         with torch.inference_mode(mode=False):
-            banks[key] = SkinBank(hand, size, count, seed)
+            if isinstance(skins, int):
+                banks[key] = SkinBank(hand, size, skins, seed)
+            else:
+                recovered = skins.read(hand, size)
+                banks[key] = SkinBank(hand, size, skins.painted, seed, recovered=recovered)
     return banks[key]
+
+
+#: Identities whose mean is the base of textures that are estimated.
+_IN_MEAN = 8
+
+
+def mean_skin(hand: HandModel, size: int) -> Float[Tensor, "1 3 t t"]:
+    """Return the mean of some painted skins: nails, creases and palm lie where they belong."""
+    bank = skin_bank(hand, size, _IN_MEAN, seed=0)
+    index = torch.arange(_IN_MEAN, device=hand.template.device)
+    return bank.textures(index).mean(0, keepdim=True)
 
 
 @torch.no_grad()
