@@ -62,7 +62,7 @@ class HO3D(RealHands):
     """
 
     marker = "train.txt"
-    flat_hand_mean = True
+    pose_format = "vectors"
 
     def __init__(
         self,
