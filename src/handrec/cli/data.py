@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from handrec.types import HandBatch
     from handrec.viz.drawing import Picture
 
-FORMATS = ("freihand", "ho3d_v2", "ho3d_v3", "coco")
+FORMATS = ("freihand", "ho3d_v2", "ho3d_v3", "coco", "dexycb", "interhand26m", "rhd", "shards")
 _SHEET = 24  # pictures of a split on the contact sheet
 _SHOWN_FAULTS = 10
 _VIDEO_FRAMES = 10
