@@ -23,10 +23,9 @@ from handrec.data.crops import Box, crop_affine, crop_intrinsics, read_image, wa
 from handrec.data.datamodule import HandDataModule
 from handrec.data.detection import MediaPipeHands
 from handrec.data.stages import Stages
+from handrec.data.suffixes import IMAGES
 from handrec.errors import UserError
 from handrec.types import HandBatch
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 #: Decoded photos that are kept between reading and drawing, bytes.
 KEPT = 256 * 2**20
@@ -307,12 +306,12 @@ def find_photos(source: Path, recursive: bool) -> dict[str, Path]:
     photos = {
         path.relative_to(source).as_posix(): path
         for path in found
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGES and not path.name.startswith(".") and path.is_file()
     }
     if not photos:
         hint = "" if recursive else "; folders in it want recursive: true"
-        raise UserError(f"{source}: no images ({', '.join(sorted(SUFFIXES))}){hint}")
+        raise UserError(f"{source}: no images ({', '.join(sorted(IMAGES))}){hint}")
     return photos
 
 
-__all__ = ["SUFFIXES", "PhotoHand", "Photos", "cut_hand", "find_photos", "read_intrinsics"]
+__all__ = ["PhotoHand", "Photos", "Side", "cut_hand", "find_photos", "read_intrinsics"]

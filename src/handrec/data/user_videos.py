@@ -24,8 +24,9 @@ from handrec.data.datamodule import HandDataModule
 from handrec.data.detection import MediaPipeHands
 from handrec.data.photos import PhotoHand, cut_hand
 from handrec.data.stages import Stages
+from handrec.data.suffixes import VIDEOS
 from handrec.data.tracks import BoxSource, FollowedBoxes, LinkedBoxes, WholeFrame
-from handrec.data.video_files import VIDEO_SUFFIXES, Frame, VideoInfo, VideoReader, probe
+from handrec.data.video_files import Frame, VideoInfo, VideoReader, probe
 from handrec.errors import UserError
 from handrec.types import HandBatch
 
@@ -301,8 +302,8 @@ def find_videos(source: Path, recursive: bool) -> dict[str, Path]:
     videos = {
         path.relative_to(source).as_posix(): path
         for path in found
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in VIDEOS and not path.name.startswith(".")
     }
     if not videos:
-        raise UserError(f"{source}: no videos ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        raise UserError(f"{source}: no videos ({', '.join(sorted(VIDEOS))})")
     return videos

@@ -12,8 +12,6 @@ from jaxtyping import UInt8
 
 from handrec.errors import UserError
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
-
 #: Of videos that do not say how many frames they have per second.
 DEFAULT_RATE = Fraction(30)
 
