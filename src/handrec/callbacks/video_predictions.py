@@ -91,12 +91,28 @@ class VideoWriter(NetworkTimer):
         videos = _videos(trainer)
         self._open(trainer, pl_module, videos.pending[0].video)
         outputs = HandPrediction(*(None if x is None else x.float() for x in outputs[:6]))
+        rows = {sample: row for row, sample in enumerate(batch.sample_id.tolist())}
+        for frame in videos.pending:  # by what was found, not by what lags behind it
+            self._follow(frame, rows, outputs, batch, pl_module)
         if self._smoother is not None and batch.sample_id[0] != NO_HAND:
             outputs = self._smoothed(outputs, batch, videos)
-        rows = {sample: row for row, sample in enumerate(batch.sample_id.tolist())}
         while videos.pending:
             frame = videos.pending.popleft()
-            self._write(frame, rows, outputs, batch, pl_module, videos)
+            self._write(frame, rows, outputs, batch, pl_module)
+
+    def _follow(
+        self,
+        frame: VideoFrame,
+        rows: dict[int, int],
+        outputs: HandPrediction,
+        batch: HandBatch,
+        method: HandMethod,
+    ) -> None:
+        """Say where the hands of a frame were."""
+        for sample, item in frame.hands.items():
+            affine = batch.crop_to_image[rows[sample]]
+            hand = place_in_photo(outputs, rows[sample], item.hand, method.hand.faces, affine)
+            frame.source.follow(item.track, frame.frame.number, box_of(hand))
 
     def _smoothed(
         self, outputs: HandPrediction, batch: HandBatch, videos: Videos
@@ -116,7 +132,6 @@ class VideoWriter(NetworkTimer):
         outputs: HandPrediction,
         batch: HandBatch,
         method: HandMethod,
-        videos: Videos,
     ) -> None:
         """Write one frame."""
         assert self._outputs is not None
@@ -126,7 +141,6 @@ class VideoWriter(NetworkTimer):
             affine = batch.crop_to_image[row]
             hand = place_in_photo(outputs, row, item.hand, method.hand.faces, affine)
             finite = all(field.isfinite().all() for field in hand[1:])
-            videos.follow(item, frame.frame.number, box_of(hand) if finite else None)
             if finite:
                 hands.append(hand)
                 tracks.append(item.track)
@@ -181,8 +195,10 @@ class VideoWriter(NetworkTimer):
         self._close()
 
 
-def box_of(hand: FoundHand) -> Box:
-    """Return the box of a hand's mesh in the pixels of its frame."""
+def box_of(hand: FoundHand) -> Box | None:
+    """Return the box of a hand's mesh in the pixels of its frame; None of one not finite."""
+    if not hand.vertices.isfinite().all():
+        return None
     intrinsics = hand.vertices.new_tensor(hand.item.intrinsics)
     pixels = project(hand.vertices[None], intrinsics[None])[0]
     left, top = pixels.amin(0).tolist()

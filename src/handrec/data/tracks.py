@@ -13,8 +13,12 @@ from handrec.data.detection import HandDetector
 #: Boxes of one hand in successive frames share at least this part of their union.
 MIN_OVERLAP = 0.2
 
-#: How much of the last box the next one keeps when a hand is followed.
-INERTIA = 0.3
+#: A followed box grows or shrinks by no more than this factor from frame to frame: where a hand is
+#: half out of the crop, what is found is small, and would make the next crop smaller still.
+MAX_GROWTH = 1.05
+
+#: Of the size in which a hand was first seen, a smaller box is no hand any more.
+SMALLEST = 0.25
 
 
 class Tracked(NamedTuple):
@@ -118,6 +122,7 @@ class FollowedBoxes(BoxSource):
         self.starts, self.name = starts, name
         self._size = (0, 0)
         self._hands: dict[int, Tracked] = {}
+        self._first: dict[int, float] = {}
         self._tracks = 0
 
     def boxes(self, frame: int, picture: UInt8[np.ndarray, "h w 3"]) -> list[Tracked]:
@@ -125,6 +130,7 @@ class FollowedBoxes(BoxSource):
         self._size = (picture.shape[0], picture.shape[1])
         for hand in self.starts.get(frame, []):
             self._hands[self._tracks] = Tracked(self._tracks, *hand)
+            self._first[self._tracks] = _longer_side(hand.box)
             self._tracks += 1
         return list(self._hands.values())
 
@@ -134,22 +140,33 @@ class FollowedBoxes(BoxSource):
             return
         before = self._hands[track]
         assert before.box is not None
-        if box is None or not self._possible(box):
+        if box is not None:
+            box = _grown_at_most(before.box, box)
+        if box is None or not self._possible(track, box):
             del self._hands[track]
             self.lost.append(f"{self.name}: frame {frame}: {before.side} hand lost")
             return
-        mixed = [
-            INERTIA * old + (1 - INERTIA) * new for old, new in zip(before.box, box, strict=True)
-        ]
-        self._hands[track] = before._replace(box=(mixed[0], mixed[1], mixed[2], mixed[3]))
+        self._hands[track] = before._replace(box=box)
 
-    def _possible(self, box: Box) -> bool:
-        """Return whether a box's centre is in the picture and its size that of a hand."""
+    def _possible(self, track: int, box: Box) -> bool:
+        """Return whether a box's centre is in the picture and its size that of the hand."""
         height, width = self._size
         left, top, right, bottom = box
         inside = 0 <= left + right <= 2 * width and 0 <= top + bottom <= 2 * height
-        side = max(right - left, bottom - top)
-        return inside and min(right - left, bottom - top) >= MIN_BOX and side <= 2 * max(self._size)
+        smallest = max(MIN_BOX, SMALLEST * self._first[track])
+        return inside and smallest <= _longer_side(box) <= 2 * max(self._size)
+
+
+def _longer_side(box: Box) -> float:
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def _grown_at_most(before: Box, now: Box) -> Box:
+    """Return a square about the centre of the new box, about as large as the last box."""
+    old = _longer_side(before)
+    side = min(max(_longer_side(now), old / MAX_GROWTH), old * MAX_GROWTH)
+    x, y = (now[0] + now[2]) / 2, (now[1] + now[3]) / 2
+    return x - side / 2, y - side / 2, x + side / 2, y + side / 2
 
 
 def overlap(first: Box | None, second: Box | None) -> float:

@@ -69,11 +69,13 @@ class VideoFrame(NamedTuple):
         video: it is of.
         frame: the picture and its time.
         hands: to be found in it, by ``sample_id``.
+        source: of their boxes, which wants to know where they were found.
     """
 
     video: Video
     frame: Frame
     hands: dict[int, FrameHand]
+    source: BoxSource
 
 
 class Videos(HandDataModule):
@@ -104,7 +106,6 @@ class Videos(HandDataModule):
         videos: those that can be read. Filled by :meth:`setup`.
         skipped: one line for each video that cannot.
         unboxed: names of the videos that the boxes do not mention.
-        broken: one line for each frame that could not be decoded, and each hand that was lost.
         pending: frames whose hands are being predicted, oldest first; the writer takes them off.
         stages: seconds spent decoding, detecting and cropping.
     """
@@ -134,11 +135,11 @@ class Videos(HandDataModule):
         self.videos: list[Video] = []
         self.skipped: list[str] = []
         self.unboxed: list[str] = []
-        self.broken: list[str] = []
         self.pending: deque[VideoFrame] = deque()
         self.stages = Stages()
         self._given: dict[str, tuple[bool, VideoBoxes]] | None = None
         self._source: BoxSource = WholeFrame(side)
+        self._faults: list[tuple[VideoReader, BoxSource]] = []
         self._samples = 0
 
     def setup(self, stage: str) -> None:
@@ -208,6 +209,7 @@ class Videos(HandDataModule):
         for video in self.videos:
             self._source = self._source_of(video.name)
             reader = VideoReader(video.info.path)
+            self._faults.append((reader, self._source))
             chunk: list[HandBatch] = []
             frames = 0
             while True:
@@ -221,11 +223,11 @@ class Videos(HandDataModule):
                     chunk, frames = [], 0
                 if frame is None:
                     break
-            self.broken += reader.broken + self._source.lost
 
-    def follow(self, hand: FrameHand, frame: int, box: Box | None) -> None:
-        """Say where a hand was found, in pixels of its frame; None is nowhere."""
-        self._source.follow(hand.track, frame, box)
+    @property
+    def broken(self) -> list[str]:
+        """One line for each frame that could not be decoded, and each hand that was lost."""
+        return [line for reader, source in self._faults for line in reader.broken + source.lost]
 
     def _cut(self, video: Video, frame: Frame) -> list[HandBatch]:
         """Return the crops of a frame's hands, and let the frame wait for them."""
@@ -243,7 +245,7 @@ class Videos(HandDataModule):
                     )
                 )
                 self._samples += 1
-        self.pending.append(VideoFrame(video, frame, hands))
+        self.pending.append(VideoFrame(video, frame, hands, self._source))
         return rows
 
     def _item(self, video: Video, box: Box | None, side: Side) -> PhotoHand:
