@@ -14,6 +14,7 @@ from torch import Tensor
 
 from handrec.metrics.functional import PCK_THRESHOLDS
 from handrec.metrics.hand import LENGTHS, Samples
+from handrec.metrics.keypoints import KEYPOINTS, is_2d_only
 from handrec.metrics.temporal import TEMPORAL
 from handrec.viz.plots import pck_plot
 from handrec.viz.report import Table, encode_png, html_report
@@ -32,8 +33,13 @@ COLUMNS = {
 #: More of them, where a split holds videos.
 TEMPORAL_COLUMNS = dict(zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD"), TEMPORAL, strict=True))
 
+#: Instead of all others, where only 2D keypoints are labelled.
+KEYPOINT_COLUMNS = dict(
+    zip(("2D PX", "2D %", "PCK@.05", "PCK@.10", "2D AUC"), KEYPOINTS, strict=True)
+)
+
 #: Digits after the point; three for shares.
-_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0}
+_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd", "kp_px", "kp_box"), 2) | {"accel_error": 0}
 
 LEGEND = (
     "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
@@ -52,9 +58,18 @@ TEMPORAL_LEGEND = (
     "video, where both are constant in truth.",
 )
 
+KEYPOINT_LEGEND = (
+    "Only 2D keypoints are labelled: distances of the projected joints from them, means over n "
+    "samples. 2D PX: pixels, were the crop 224 wide; 2D %: per cent of the longer side of the box "
+    "around the labelled keypoints.",
+    "PCK@: share of keypoints off by at most 5 % and 10 % of that side; 2D AUC: of this curve from "
+    "0 to 20 %.",
+    "mean hand: the same unturned hand in the mean pose at the same place for every image.",
+)
+
 CONTACT_CAPTION = (
-    "Worst, median and best samples by PA-MPJPE: left the predicted skeleton in colour over the "
-    "labelled one in white, right the predicted mesh"
+    "Worst, median and best samples by PA-MPJPE (2D error, if that is all): left the predicted "
+    "skeleton in colour over the labelled one in white, right the predicted mesh"
 )
 
 
@@ -80,6 +95,9 @@ class Evaluated(NamedTuple):
         )
         if joints == meshes == total:
             return f"{total:,}"
+        if is_2d_only(self.results):
+            known = int(self.samples.values["kp_px"].isfinite().sum())
+            return f"{total:,}" if known == total else f"{total:,} ({known:,} keypoints)"
         return f"{total:,} ({joints:,} joints, {meshes:,} meshes)"
 
 
@@ -112,12 +130,15 @@ def table(named: list[tuple[str, Evaluated]]) -> Table:
     """
     temporal = any("jitter" in row.results for _, row in named)
     columns = COLUMNS | (TEMPORAL_COLUMNS if temporal else {})
+    legend = LEGEND + (TEMPORAL_LEGEND if temporal else ())
+    if all(is_2d_only(row.results) for _, row in named):
+        columns, legend = KEYPOINT_COLUMNS, KEYPOINT_LEGEND
     cells = []
     for name, row in named:
         values = [(figures(row).get(metric), _DIGITS.get(metric, 3)) for metric in columns.values()]
         text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
         cells.append([name, row.size, *text])
-    return Table(["", "n", *columns], cells, LEGEND + (TEMPORAL_LEGEND if temporal else ()))
+    return Table(["", "n", *columns], cells, legend)
 
 
 def print_table(reports: list[SplitReport], title: str) -> None:
@@ -189,7 +210,8 @@ def _content(report: SplitReport) -> dict[str, Any]:
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
         "millimetres; auc_*, f* and pa_f* are shares in [0, 1]; accel_error mm/s^2, jitter m/s^3,"
-        " shape_sd coefficients"
+        " shape_sd coefficients; kp_px pixels of a 224 px crop, kp_box per cent of the box"
+        " around the keypoints, kp_pck* and kp_auc shares"
     )
     return {**report.facts, "units": units, "warnings": report.warnings, "results": results}
 
@@ -210,8 +232,8 @@ def _write_csv(path: Path, samples: Samples) -> None:
             writer.writerow([sample_id, *("" if math.isnan(v) else f"{v:.7g}" for v in values)])
 
 
-def pck_picture(rows: list[Evaluated]) -> tuple[str, bytes]:
-    """Return the caption and the PNG file of the PCK curves of the method and the mean hand."""
+def pck_picture(rows: list[Evaluated]) -> dict[str, tuple[str, bytes]]:
+    """Return caption and PNG, by its file name, of the PCK curves of method and mean hand."""
     panels = {
         title: {
             f"{row.name} (AUC {float(row.results[area]):.3f})": row.samples.curves[area].nanmean(0)
@@ -219,4 +241,5 @@ def pck_picture(rows: list[Evaluated]) -> tuple[str, bytes]:
         }
         for title, area in (("aligned joints", "pa_auc_j"), ("aligned mesh", "pa_auc_v"))
     }
-    return "PCK after alignment of each sample", encode_png(pck_plot(panels, PCK_THRESHOLDS))
+    plot = encode_png(pck_plot(panels, PCK_THRESHOLDS))
+    return {"pck.png": ("PCK after alignment of each sample", plot)}

@@ -2,10 +2,10 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from handrec.data.boxes import MIN_BOX, HandBox, Side
 from handrec.errors import UserError
@@ -14,6 +14,20 @@ INSTALL = 'pip install "handrec[detect]"'
 
 #: Landmarks lie inside the hand: their box is widened by so much of its longer side, on each side.
 MARGIN = 0.1
+
+
+class Landmarks(NamedTuple):
+    """A hand's keypoints.
+
+    Attributes:
+        points: pixels, in the suite's order of joints, which is MediaPipe's.
+        side: of the body.
+        score: of the hand, in [0, 1].
+    """
+
+    points: Float[np.ndarray, "21 2"]
+    side: Side
+    score: float
 
 
 class HandDetector(Protocol):
@@ -56,8 +70,8 @@ class MediaPipeHands:
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{model}: not a hand_landmarker.task ({reason})") from error
 
-    def detect(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[HandBox]:
-        """Return the hands in an RGB picture, boxes in its pixels."""
+    def landmarks(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[Landmarks]:
+        """Return the keypoints of the hands in an RGB picture."""
         height, width = picture.shape[:2]
         package = self._package
         image = package.Image(
@@ -67,10 +81,17 @@ class MediaPipeHands:
         hands = []
         for landmarks, sides in zip(found.hand_landmarks, found.handedness, strict=True):
             points = np.array([(point.x * width, point.y * height) for point in landmarks])
-            (left, top), (right, bottom) = points.min(0), points.max(0)
-            margin = MARGIN * max(right - left, bottom - top)
             side: Side = "left" if sides[0].category_name == "Left" else "right"
+            hands.append(Landmarks(points, side, float(sides[0].score)))
+        return hands
+
+    def detect(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[HandBox]:
+        """Return the hands in an RGB picture, boxes in its pixels."""
+        hands = []
+        for hand in self.landmarks(picture):
+            (left, top), (right, bottom) = hand.points.min(0), hand.points.max(0)
+            margin = MARGIN * max(right - left, bottom - top)
             if min(right - left, bottom - top) + 2 * margin >= MIN_BOX:
                 box = (left - margin, top - margin, right + margin, bottom + margin)
-                hands.append(HandBox(tuple(map(float, box)), side))  # type: ignore[arg-type]
+                hands.append(HandBox(tuple(map(float, box)), hand.side))  # type: ignore[arg-type]
         return hands

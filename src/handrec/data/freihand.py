@@ -46,6 +46,7 @@ class FreiHand(RealHands):
     name = "freihand"
     folders = ("freihand", "FreiHAND_pub_v2", "FreiHAND")
     marker = "training_xyz.json"
+    submission = "freihand"
     pose_format = "offsets"
 
     def __init__(

@@ -26,7 +26,7 @@ from handrec.hand.joints import JOINTS, KINEMATIC_THEN_TIPS, order
 from handrec.hand.mano import Mano
 from handrec.types import HandBatch
 
-_JPEG = [
+JPEG = [
     cv2.IMWRITE_JPEG_QUALITY, 95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]  # fmt: skip
@@ -262,7 +262,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write a picture, RGB or grey, of the kind that the suffix says; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     order_bgr = picture[..., ::-1] if picture.ndim == 3 else picture
-    options = _JPEG if path.suffix == ".jpg" else []
+    options = JPEG if path.suffix == ".jpg" else []
     if not cv2.imwrite(str(path), np.ascontiguousarray(order_bgr), options):
         raise UserError(f"cannot write {path}")
 

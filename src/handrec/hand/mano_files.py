@@ -203,6 +203,7 @@ class Record:
     state: Any
 
     def __new__(cls, *args: Any) -> "Record":
+        """Record what it is made from."""
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record
@@ -215,6 +216,7 @@ class DescribingUnpickler(pickle.Unpickler):
     """Unpickles to records: the only callables that it ever hands out make one."""
 
     def find_class(self, module: str, name: str) -> type[Record]:
+        """Return a class that records what is asked of it."""
         kind = _KINDS.get((module, name))
         if kind is None:
             asked = repr(f"{module}.{name}"[:80])

@@ -13,6 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from handrec.geometry.procrustes import align
 from handrec.metrics import functional
+from handrec.metrics.keypoints import KEYPOINTS, keypoint_figures
 from handrec.types import HandBatch, HandPrediction
 
 #: Mean errors, millimetres.
@@ -47,7 +48,8 @@ class HandMetrics(Metric):
     ``cs_mpjpe`` (camera space), ``pa_mpjpe_rigid`` (after an alignment that may not reflect); and
     as shares: ``auc_j``, ``pa_auc_j``, ``auc_v``, ``pa_auc_v`` (area under the PCK curve from 0 to
     50 mm, root-relative and aligned), ``f5``, ``f15``, ``pa_f5``, ``pa_f15`` (F-scores of the mesh
-    in camera space and aligned). A figure is NaN where no sample has its label.
+    in camera space and aligned); and of the projected joints the figures of
+    :data:`~handrec.metrics.keypoints.KEYPOINTS`. A figure is NaN where no sample has its label.
 
     In a distributed run, samples that the sampler repeated to fill the last batches count once.
 
@@ -68,7 +70,7 @@ class HandMetrics(Metric):
         super().__init__()
         self.f_scores = f_scores
         self.warn = warn
-        self.names = (*LENGTHS, *AREAS, *(F_SCORES if f_scores else ()))
+        self.names = (*LENGTHS, *AREAS, *(F_SCORES if f_scores else ()), *KEYPOINTS)
         for state in ("ids", "values", "curves"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -104,6 +106,7 @@ class HandMetrics(Metric):
         values |= {area: functional.auc(curve) for area, curve in curves.items()}
         if self.f_scores:
             values |= _f_scores(prediction, batch)
+        values |= _keypoints(prediction, batch)
         self.ids.append(_name(batch.sample_id, self.device))
         self.values.append(_stack([values[name] for name in self.names], self.device))
         self.curves.append(_stack([curves[area] for area in AREAS], self.device))
@@ -186,6 +189,17 @@ def _f_scores(prediction: HandPrediction, batch: HandBatch) -> dict[str, Tensor]
     scores[has_mesh, :2] = functional.f_scores(mesh, target)
     scores[has_mesh, 2:] = functional.f_scores(align(mesh, target, reflection=True), target)
     return dict(zip(F_SCORES, scores.unbind(1), strict=True))
+
+
+def _keypoints(prediction: HandPrediction, batch: HandBatch) -> dict[str, Tensor]:
+    """Return the figures of the projected joints ``(B,)``, NaN in rows without keypoints."""
+    found, target, confidence = (
+        x.detach().float().cpu()
+        for x in (prediction.keypoints_2d, batch.keypoints_2d, batch.confidence)
+    )
+    size = max(batch.image.shape[-2:])
+    figures = keypoint_figures(found, target, (confidence > 0).float(), size)
+    return dict(zip(KEYPOINTS, figures.unbind(1), strict=True))
 
 
 def _on_cpu(points: Tensor) -> Tensor:
