@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from handrec.data.augment import Augmentation, turn
+from handrec.data.augment import Augmentation, Moves, no_moves, turn
 from handrec.geometry.camera import project
 from handrec.geometry.rotations import random_rotations
 from handrec.hand.openhand import OpenHand
@@ -47,7 +47,7 @@ def turned(batch):
     angle = torch.tensor([0.5, -2.0, 3.0, 0.1])[:count]
     scale = torch.tensor([1.2, 0.9, 1.0, 0.8])[:count]
     shift = torch.tensor([[0.05, 0], [0, -0.1], [0.1, 0.1], [0, 0]])[:count]
-    return turn(batch, angle, scale, shift)
+    return turn(batch, Moves(angle, scale, shift))
 
 
 def test_all_labels_of_a_turned_batch_agree(hand):
@@ -88,7 +88,7 @@ def test_original_pixels_stay_where_they_were(hand):
 
 def test_no_change_changes_nothing(hand):
     batch = labelled_batch(hand)
-    same = turn(batch, torch.zeros(4), torch.ones(4), torch.zeros(4, 2))
+    same = turn(batch, no_moves(4))
     for before, after in zip(batch, same, strict=True):
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
@@ -100,13 +100,13 @@ def test_joints_that_leave_the_crop_are_no_longer_visible(hand):
     stray = batch.keypoints_2d + 1000.0  # detections gone astray hide nothing
     batch = batch._replace(visibility=hidden, keypoints_2d=stray)
     shift = torch.tensor([[0.4, 0.0], [0.0, -0.5], [0.0, 0.0], [-0.3, 0.3]])
-    after = turn(batch, torch.zeros(4), torch.ones(4), shift)
+    after = turn(batch, no_moves(4)._replace(shift=shift))
     where = project(after.joints_3d, after.intrinsics)
     inside = ((where >= 0) & (where < SIZE)).all(-1)
     assert 0.1 < inside.float().mean() < 0.9
     torch.testing.assert_close(after.visibility, hidden * inside)
     unknown = batch._replace(has_joints_3d=torch.zeros(4))
-    assert (turn(unknown, torch.zeros(4), torch.ones(4), shift).visibility == 0).all()
+    assert (turn(unknown, no_moves(4)._replace(shift=shift)).visibility == 0).all()
 
 
 def test_augmentation_varies_samples_and_keeps_the_range(hand):

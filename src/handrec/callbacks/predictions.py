@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from handrec.data.crops import read_image
+from handrec.callbacks.timing import NetworkTimer
 from handrec.data.photos import PhotoHand, Photos
+from handrec.data.stages import describe_stages
 from handrec.errors import UserError
 from handrec.geometry.rotations import matrix_to_axis_angle
 from handrec.methods.base import HandMethod
@@ -24,6 +24,8 @@ from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
 from handrec.viz.drawing import MESH_COLOUR, Picture, draw_mesh, draw_skeleton
 from handrec.viz.mesh_export import export_mesh
+from handrec.viz.report import encode_png
+from handrec.viz.viewer import ShownHand, ViewerPage
 
 COLOURS = {"right": MESH_COLOUR, "left": (255, 190, 130)}
 
@@ -114,16 +116,39 @@ def output_names(names: Sequence[str]) -> dict[str, str]:
     return dict(zip(names, stems if unique else names, strict=True))
 
 
-class PredictionWriter(pl.Callback):
+def prepare_folder(out: Path, inputs: Sequence[Path]) -> None:
+    """Make the output folder.
+
+    Args:
+        out: the folder.
+        inputs: files that must not lie in it.
+
+    Raises:
+        UserError: nothing can be written there, or a file of the user's might be replaced.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"{out}: cannot write here ({error.strerror})") from error
+    for path in inputs:
+        if path.resolve().is_relative_to(out.resolve()):
+            raise UserError(f"{path} lies in the output folder: choose another out")
+
+
+class PredictionWriter(NetworkTimer):
     """Writes the hands that ``predict`` finds in :class:`~handrec.data.photos.Photos`.
 
     For each photo: ``<stem>_overlay.png``, the photo with every hand's mesh and skeleton (right
     hands blue, left ones orange); ``<stem>.json``, every hand's parameters; ``<stem>_<i>.obj`` and
-    so on, the meshes. Everything is in the pixels and the camera frame of the whole photo.
+    so on, the meshes; ``viewer.html``, all of them in 3D. Everything is in the pixels and the
+    camera frame of the whole photo.
 
     Args:
         out: folder, made if missing; files of the same name are replaced.
         formats: of the meshes.
+        viewer: whether to write the page with the 3D viewer.
         rasterizer: draws the overlays; None takes ``warp``.
     """
 
@@ -131,9 +156,12 @@ class PredictionWriter(pl.Callback):
         self,
         out: str = "predictions",
         formats: Sequence[Literal["obj", "glb", "ply"]] = ("obj", "glb"),
+        viewer: bool = True,
         rasterizer: Rasterizer | None = None,
     ) -> None:
         super().__init__()
+        self.viewer = viewer
+        self._page: ViewerPage | None = None
         self.out, self.rasterizer = Path(out), rasterizer
         self.formats: tuple[str, ...] = tuple(formats)
 
@@ -144,25 +172,23 @@ class PredictionWriter(pl.Callback):
         if trainer.world_size > 1:
             raise UserError("predict writes from one process: use --trainer.devices=1")
         photos = _photos(trainer)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.out):
-                pass
-        except OSError as error:
-            raise UserError(f"{self.out}: cannot write here ({error.strerror})") from error
         given = [Path(file) for file in (photos.boxes, photos.intrinsics) if file is not None]
-        for path in [*(item.path for item in photos.items), *given]:
-            if path.resolve().is_relative_to(self.out.resolve()):
-                raise UserError(f"{path} lies in the output folder: choose another out")
+        prepare_folder(self.out, [*(item.path for item in photos.items), *given])
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count what is to come."""
-        items = _photos(trainer).items
+        """Count what is to come, and open the page."""
+        assert isinstance(pl_module, HandMethod)
+        items, self.stages = _photos(trainer).items, _photos(trainer).stages
         self._stems = output_names(list(dict.fromkeys(item.name for item in items)))
         self._missing = Counter(item.name for item in items)
         self._found: defaultdict[str, list[FoundHand]] = defaultdict(list)
         self._written, self._hands = 0, 0
         self._broken: list[str] = []
+        if self.viewer:
+            title = f"Hands found by {type(pl_module).__name__}"
+            note = DEPTH_NOTE[all(item.intrinsics_given for item in items)]
+            path = self.out / "viewer.html"
+            self._page = ViewerPage(path, title, pl_module.hand.faces, note=note)
 
     def on_predict_batch_end(
         self,
@@ -174,6 +200,7 @@ class PredictionWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take the hands of a batch; write each photo as soon as its last hand is there."""
+        self.stop(pl_module.device)
         assert isinstance(pl_module, HandMethod)
         items = _photos(trainer).items
         for index, sample in enumerate(batch.sample_id.tolist()):
@@ -193,17 +220,30 @@ class PredictionWriter(pl.Callback):
         assert isinstance(pl_module, HandMethod)
         for name in list(self._found):
             self._write(name, trainer, pl_module)
+        self._close()
         photos = _photos(trainer)
         print(f"\nhands: {self._hands}, photos: {self._written}, written to {self.out}/")
         for title, lines in (
             ("photos skipped, unreadable", photos.skipped),
             ("photos left out, no entry in the boxes", photos.unboxed),
+            ("photos left out, no hand detected", photos.empty),
             ("hands left out, no finite numbers from the method", self._broken),
         ):
             if lines:
                 print(f"{title}: {len(lines)}", *lines, sep="\n  ")
         if not all(item.intrinsics_given for item in photos.items):
             print("K was not given for every photo: depths there are rough (see the JSON's note)")
+        print(describe_stages(self.stages.seconds, {"photos": self._written}))
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Finish the page: what was found so far can be looked at."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._page is not None:
+            self._page.close()
 
     def _write(self, name: str, trainer: pl.Trainer, method: HandMethod) -> None:
         """Write the files of one photo."""
@@ -214,44 +254,52 @@ class PredictionWriter(pl.Callback):
         self._hands += len(hands)
         stem = self.out / self._stems[name]
         stem.parent.mkdir(parents=True, exist_ok=True)
-        meshes: list[dict[str, str]] = []
-        for index, hand in enumerate(hands):
-            paths = {suffix: Path(f"{stem}_{index}.{suffix}") for suffix in self.formats}
-            for path in paths.values():
-                export_mesh(path, hand.vertices, hand.faces)
-            meshes.append({suffix: path.name for suffix, path in paths.items()})
-        checkpoint = trainer.ckpt_path
-        report = {
-            "photo": name,
-            "method": type(method).__name__,
-            "hand_model": type(method.hand).__name__,
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-            **describe(hands, meshes),
-        }
-        text = json.dumps(report, indent=1)
-        # Rows of numbers on one line each; no string holds the line break that the pattern wants.
-        rows = re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda row: f"[{' '.join(row[1].split())}]", text)
-        Path(f"{stem}.json").write_text(rows + "\n", encoding="utf-8")
-        picture = self._draw(hands)
-        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        Path(f"{stem}_overlay.png").write_bytes(encoded.tobytes())
+        with self.stages("write"):
+            meshes = [
+                self._write_meshes(Path(f"{stem}_{index}"), hand)
+                for index, hand in enumerate(hands)
+            ]
+            report = {"photo": name, **describe_method(trainer, method), **describe(hands, meshes)}
+            Path(f"{stem}.json").write_text(to_json(report) + "\n", encoding="utf-8")
+        picture = _photos(trainer).picture(hands[0].item.path)
+        with self.stages("draw"):
+            overlay = draw_hands(picture, hands, self.rasterizer)
+        with self.stages("write"):
+            Path(f"{stem}_overlay.png").write_bytes(encode_png(overlay))
+            if self._page is not None:
+                self._page.add(name, picture, hands[0].item.intrinsics, shown(hands))
 
-    def _draw(self, hands: list[FoundHand]) -> Picture:
-        """Return the photo with its hands, the farthest drawn first."""
-        picture = read_image(hands[0].item.path)
-        intrinsics = torch.from_numpy(hands[0].item.intrinsics)
-        for hand in sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean())):
-            picture = draw_mesh(
-                picture,
-                hand.vertices,
-                hand.faces,
-                intrinsics,
-                colour=COLOURS[hand.item.side],
-                rasterizer=self.rasterizer,
-            )
-        for hand in hands:
-            picture = draw_skeleton(picture, hand.keypoints_2d)
-        return picture
+    def _write_meshes(self, stem: Path, hand: FoundHand) -> dict[str, str]:
+        """Write the meshes of one hand; return their names by suffix."""
+        paths = {suffix: Path(f"{stem}.{suffix}") for suffix in self.formats}
+        for path in paths.values():
+            export_mesh(path, hand.vertices, hand.faces)
+        return {suffix: path.name for suffix, path in paths.items()}
+
+
+def shown(hands: Sequence[FoundHand], numbers: Sequence[int] | None = None) -> list[ShownHand]:
+    """Return hands as the viewer wants them, numbered from 0 or as given."""
+    return [
+        ShownHand(hand.item.side, number, hand.vertices, hand.joints)
+        for number, hand in zip(numbers or range(len(hands)), hands, strict=True)
+    ]
+
+
+def describe_method(trainer: pl.Trainer, method: HandMethod) -> dict[str, str | None]:
+    """Return what a prediction was made with."""
+    checkpoint = trainer.ckpt_path
+    return {
+        "method": type(method).__name__,
+        "hand_model": type(method.hand).__name__,
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+    }
+
+
+def to_json(content: Any) -> str:
+    """Return indented JSON with rows of numbers on one line each."""
+    text = json.dumps(content, indent=1)
+    # No string holds the line break that the pattern wants.
+    return re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda row: f"[{' '.join(row[1].split())}]", text)
 
 
 def describe(hands: list[FoundHand], meshes: list[dict[str, str]]) -> dict[str, Any]:
@@ -268,21 +316,52 @@ def describe(hands: list[FoundHand], meshes: list[dict[str, str]]) -> dict[str, 
         "intrinsics_given": photo.intrinsics_given,
         "note": DEPTH_NOTE[photo.intrinsics_given],
         "conventions": CONVENTIONS,
-        "hands": [
-            {
-                "side": hand.item.side,
-                "box": list(hand.item.box),
-                "joints_2d": _rounded(hand.keypoints_2d, 3),
-                "joints_3d": _rounded(hand.joints, 6),
-                "vertices": files,
-                "pose_matrix": _rounded(hand.pose, 7),
-                "pose_axis_angle": _rounded(matrix_to_axis_angle(hand.pose), 6),
-                "betas": _rounded(hand.betas, 5),
-                "translation": _rounded(hand.translation, 6),
-            }
-            for hand, files in zip(hands, meshes, strict=True)
-        ],
+        "hands": [describe_hand(hand, files) for hand, files in zip(hands, meshes, strict=True)],
     }
+
+
+def describe_hand(hand: FoundHand, files: dict[str, str]) -> dict[str, Any]:
+    """Return the parameters of a hand as plain lists and numbers.
+
+    Args:
+        hand: in its photo.
+        files: its meshes by suffix.
+    """
+    return {
+        "side": hand.item.side,
+        "box": _rounded(hand.item.box, 3),
+        "joints_2d": _rounded(hand.keypoints_2d, 3),
+        "joints_3d": _rounded(hand.joints, 6),
+        "vertices": files,
+        "pose_matrix": _rounded(hand.pose, 7),
+        "pose_axis_angle": _rounded(matrix_to_axis_angle(hand.pose), 6),
+        "betas": _rounded(hand.betas, 5),
+        "translation": _rounded(hand.translation, 6),
+    }
+
+
+def draw_hands(
+    picture: Picture, hands: Sequence[FoundHand], rasterizer: Rasterizer | None = None
+) -> Picture:
+    """Return the photo with its hands, the farthest drawn first.
+
+    Args:
+        picture: the photo.
+        hands: in it.
+        rasterizer: draws the meshes; None takes ``warp``.
+    """
+    for hand in sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean())):
+        picture = draw_mesh(
+            picture,
+            hand.vertices,
+            hand.faces,
+            torch.from_numpy(hand.item.intrinsics),
+            colour=COLOURS[hand.item.side],
+            rasterizer=rasterizer,
+        )
+    for hand in hands:
+        picture = draw_skeleton(picture, hand.keypoints_2d)
+    return picture
 
 
 def _rounded(values: Tensor | Sequence[float], digits: int) -> Any:

@@ -31,6 +31,7 @@ from handrec.hand.base import HandModel
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics, Samples, suspicions
+from handrec.metrics.keypoints import is_2d_only
 from handrec.metrics.official import VERTICES, ProtocolName
 from handrec.metrics.temporal import TemporalMetrics
 from handrec.render.base import Rasterizer
@@ -112,8 +113,8 @@ class EvaluationReport(pl.Callback):
         rasterizer: draws the meshes of the contact sheet; None takes ``warp``.
         submission: whose evaluation server to write ``pred.json`` and ``pred.zip`` for, beside the
             report and in that data set's joint order and axes; where all labels are there, also
-            ``scores.txt``, as ``handrec score`` does. None takes the data module's ``submission``,
-            if it has one. Needs a hand model with MANO's vertices.
+            ``scores.txt``, as ``handrec score`` does. None takes the data module's. Needs a hand
+            model with MANO's vertices.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ class EvaluationReport(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(_logged(reports))
         for report, chosen, submission in zip(reports, sheets, submissions, strict=True):
-            pictures = {"pck.png": pck_picture(report.rows)}
+            pictures = {} if is_2d_only(report.rows[0].results) else pck_picture(report.rows)
             if any(chosen.values()):
                 sheet = contact_sheet(chosen, self._hand.faces, self.rasterizer)
                 pictures["contact.png"] = (CONTACT_CAPTION, encode_png(sheet))
@@ -253,9 +254,10 @@ def _logged(reports: list[SplitReport]) -> dict[str, float]:
 
 
 def _ranking(metric: Callable[[str], Tensor]) -> Float[Tensor, " b"]:
-    """Return the error by which samples are ranked: PA-MPJPE, without joint labels PA-MPVPE."""
-    joints, mesh = metric("pa_mpjpe"), metric("pa_mpvpe")
-    return torch.where(joints.isnan(), mesh, joints)
+    """Return the error by which samples are ranked: PA-MPJPE, else PA-MPVPE, else that in 2D."""
+    joints, mesh, keypoints = metric("pa_mpjpe"), metric("pa_mpvpe"), metric("kp_px")
+    found = torch.where(joints.isnan(), mesh, joints)
+    return torch.where(found.isnan(), keypoints, found)
 
 
 def _examples(

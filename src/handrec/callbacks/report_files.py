@@ -14,6 +14,7 @@ from torch import Tensor
 
 from handrec.metrics.functional import PCK_THRESHOLDS
 from handrec.metrics.hand import LENGTHS, PENETRATION, Samples
+from handrec.metrics.keypoints import KEYPOINTS, is_2d_only
 from handrec.metrics.temporal import TEMPORAL
 from handrec.viz.plots import pck_plot
 from handrec.viz.report import Table, encode_png, html_report
@@ -35,8 +36,15 @@ TEMPORAL_COLUMNS = dict(zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD"), TEMPORAL
 #: More of them, where a row has them.
 PENETRATION_COLUMNS = dict(zip(("DEPTH", "INSIDE"), PENETRATION, strict=True))
 
+#: Instead of all others, where only 2D keypoints are labelled.
+KEYPOINT_COLUMNS = dict(
+    zip(("2D PX", "2D %", "PCK@.05", "PCK@.10", "2D AUC"), KEYPOINTS, strict=True)
+)
+
 #: Digits after the point; three for shares.
-_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0, "penetration": 2}
+_DIGITS = {"accel_error": 0} | dict.fromkeys(
+    (*LENGTHS, "jitter", "bone_sd", "penetration", "kp_px", "kp_box"), 2
+)
 
 LEGEND: tuple[str, ...] = (
     "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
@@ -60,9 +68,18 @@ PENETRATION_LEGEND = (
     "of the vertices that are. 0 for a hand that does not run into itself; no labels are needed.",
 )
 
+KEYPOINT_LEGEND = (
+    "Only 2D keypoints are labelled: distances of the projected joints from them, means over n "
+    "samples. 2D PX: pixels, were the crop 224 wide; 2D %: per cent of the longer side of the box "
+    "around the labelled keypoints.",
+    "PCK@: share of keypoints off by at most 5 % and 10 % of that side; 2D AUC: of this curve from "
+    "0 to 20 %.",
+    "mean hand: the same unturned hand in the mean pose at the same place for every image.",
+)
+
 CONTACT_CAPTION = (
-    "Worst, median and best samples by PA-MPJPE: left the predicted skeleton in colour over the "
-    "labelled one in white, right the predicted mesh"
+    "Worst, median and best samples by PA-MPJPE (2D error, if that is all): left the predicted "
+    "skeleton in colour over the labelled one in white, right the predicted mesh"
 )
 
 
@@ -88,6 +105,9 @@ class Evaluated(NamedTuple):
         )
         if joints == meshes == total:
             return f"{total:,}"
+        if is_2d_only(self.results):
+            known = int(self.samples.values["kp_px"].isfinite().sum())
+            return f"{total:,}" if known == total else f"{total:,} ({known:,} keypoints)"
         return f"{total:,} ({joints:,} joints, {meshes:,} meshes)"
 
 
@@ -123,6 +143,8 @@ def table(named: list[tuple[str, Evaluated]]) -> Table:
     columns = COLUMNS | {name: key for name, key in further.items() if key in had}
     legend = LEGEND + (PENETRATION_LEGEND if "penetration" in had else ())
     legend += TEMPORAL_LEGEND if "jitter" in had else ()
+    if all(is_2d_only(row.results) for _, row in named):
+        columns, legend = KEYPOINT_COLUMNS, KEYPOINT_LEGEND
     cells = []
     for name, row in named:
         values = [(figures(row).get(metric), _DIGITS.get(metric, 3)) for metric in columns.values()]
@@ -200,7 +222,8 @@ def _content(report: SplitReport) -> dict[str, Any]:
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
         "millimetres; auc_*, f*, pa_f* and penetration_share are shares in [0, 1];"
-        " accel_error mm/s^2, jitter m/s^3, shape_sd coefficients"
+        " accel_error mm/s^2, jitter m/s^3, shape_sd coefficients; kp_px pixels of a 224 px crop,"
+        " kp_box per cent of the box around the keypoints, kp_pck* and kp_auc shares"
     )
     return {**report.facts, "units": units, "warnings": report.warnings, "results": results}
 
@@ -221,8 +244,8 @@ def _write_csv(path: Path, samples: Samples) -> None:
             writer.writerow([sample_id, *("" if math.isnan(v) else f"{v:.7g}" for v in values)])
 
 
-def pck_picture(rows: list[Evaluated]) -> tuple[str, bytes]:
-    """Return the caption and the PNG file of the PCK curves of the method and the mean hand."""
+def pck_picture(rows: list[Evaluated]) -> dict[str, tuple[str, bytes]]:
+    """Return caption and PNG, by its file name, of the PCK curves of method and mean hand."""
     panels = {
         title: {
             f"{row.name} (AUC {float(row.results[area]):.3f})": row.samples.curves[area].nanmean(0)
@@ -230,4 +253,5 @@ def pck_picture(rows: list[Evaluated]) -> tuple[str, bytes]:
         }
         for title, area in (("aligned joints", "pa_auc_j"), ("aligned mesh", "pa_auc_v"))
     }
-    return "PCK after alignment of each sample", encode_png(pck_plot(panels, PCK_THRESHOLDS))
+    plot = encode_png(pck_plot(panels, PCK_THRESHOLDS))
+    return {"pck.png": ("PCK after alignment of each sample", plot)}

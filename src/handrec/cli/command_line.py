@@ -2,16 +2,33 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from handrec.cli import experiments, runs
+from handrec.data import suffixes
 from handrec.errors import UserError
 
-OWN = ("exp", "dataset", "scale", "run", "which", "input", "boxes", "out")
 #: What `--input` puts in the place of a run's data, and who writes its predictions down.
 PHOTOS = "handrec.data.photos.Photos"
 WRITER = "handrec.callbacks.predictions.PredictionWriter"
+VIDEOS = "handrec.data.user_videos.Videos"
+VIDEO_WRITER = "handrec.callbacks.video_predictions.VideoWriter"
+#: Options that go with `--input`, and what they stand for.
+INPUT_OPTIONS = {
+    "boxes": "--data.boxes",
+    "detector": "--data.detector",
+    "camera": "--data.intrinsics",
+    "side": "--data.side",
+    "out": "--trainer.callbacks.out",
+    "formats": "--trainer.callbacks.formats",
+    "smooth": "--trainer.callbacks.smooth",
+    "viewer": "--trainer.callbacks.viewer",
+}
+OWN = ("exp", "dataset", "scale", "run", "which", "input", *INPUT_OPTIONS)
+_CROP_SIZE = "--data.image_size="
+FORMATS = ("obj", "ply", "glb")
 #: Under which a checkpoint holds the configuration it was trained with.
 CONFIG_KEY = "handrec_config"
 
@@ -29,6 +46,8 @@ def expand(args: list[str]) -> list[str]:
         raise UserError(
             f"--exp has no trained weights: give --run={own['exp']} or --ckpt_path=FILE"
         )
+    if subcommand != "predict" and "input" in own:
+        raise UserError(f"--input is for predict, not for {subcommand}")
     photos = list(photo_arguments(own))
     if "exp" in own:
         base = experiments.experiment_arguments(own["exp"], own.get("dataset"), own.get("scale"))
@@ -36,7 +55,8 @@ def expand(args: list[str]) -> list[str]:
         base = list(run_arguments(own, rest))
     else:
         base = list(bare_arguments(own, rest))
-    return [subcommand, *base, *photos, *rest]
+    late = [arg for arg in base if arg.startswith(_CROP_SIZE)]  # of the photos' data, once named
+    return [subcommand, *(arg for arg in base if arg not in late), *photos, *late, *rest]
 
 
 def says_model(args: list[str]) -> bool:
@@ -73,7 +93,10 @@ def run_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:
     else:
         run = runs.run_of(checkpoint) if checkpoint else runs.latest()
     config = run / runs.CONFIG if run else None
-    yield f"--config={config or embedded_config(checkpoint or Path())}"
+    if "input" in own:
+        yield from network_arguments(config, checkpoint or Path())
+    else:
+        yield f"--config={config or embedded_config(checkpoint or Path())}"
     if "dataset" in own:
         scale = experiments.read_yaml(config).get("scale") if config else None
         yield f"--config={experiments.find('DATA', own['dataset'])}"
@@ -86,6 +109,25 @@ def run_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:
     experiments.say(f"checkpoint {checkpoint}")
 
 
+def network_arguments(config: Path | None, checkpoint: Path) -> Iterator[str]:
+    """Yield a run's configuration without its data, but with the size of the crops it learned on.
+
+    What else the data of a training was is no matter to photos, and may not be there any more.
+    """
+    text = config.read_text(encoding="utf-8") if config else embedded_config(checkpoint)
+    content = yaml.safe_load(text)
+    data = content.pop("data", None) or {}
+    yield f"--config={one_line(content)}"
+    size = (data.get("init_args") or {}).get("image_size")
+    if size is not None:
+        yield f"{_CROP_SIZE}{size}"
+
+
+def one_line(content: Any) -> str:
+    """Return YAML as one line."""
+    return yaml.safe_dump(content, default_flow_style=True, width=2**31).strip()
+
+
 def embedded_config(checkpoint: Path) -> str:
     """Return the configuration kept inside a checkpoint that lies outside its run, as one line."""
     from handrec.methods.loading import read_checkpoint
@@ -93,23 +135,47 @@ def embedded_config(checkpoint: Path) -> str:
     text = read_checkpoint(checkpoint).get(CONFIG_KEY)
     if not text:
         raise UserError(f"{checkpoint} lies in no run and holds no configuration: give --run too")
-    return yaml.safe_dump(yaml.safe_load(text), default_flow_style=True, width=2**31).strip()
+    return one_line(yaml.safe_load(text))
 
 
 def photo_arguments(own: dict[str, str]) -> Iterator[str]:
     """Yield the options that swap a run's data for the user's photos and write the results."""
+    given = {name: own[name] for name in INPUT_OPTIONS if name in own}
     if "input" not in own:
-        if "boxes" in own or "out" in own:
-            raise UserError("--boxes and --out go with --input=PHOTOS (INPUT=PHOTOS with make)")
+        if given:
+            names = ", ".join(f"--{name}" for name in given)
+            raise UserError(f"{names}: only with --input=PHOTOS (INPUT=PHOTOS with make)")
         return
     if not Path(own["input"]).exists():
-        raise UserError(f"no image or folder {own['input']}")
+        raise UserError(f"no image, video or folder {own['input']}")
     if "boxes" in own and not Path(own["boxes"]).is_file():
         raise UserError(f"no boxes file {own['boxes']}")
-    yield f"--data={PHOTOS}"
+    video = holds_video(Path(own["input"]))
+    if "smooth" in own and not video:
+        raise UserError(f"--smooth is for videos, and {own['input']} is none")
+    yield f"--data={VIDEOS if video else PHOTOS}"
     yield f"--data.input={own['input']}"
-    if "boxes" in own:
-        yield f"--data.boxes={own['boxes']}"
     yield "--trainer.devices=1"
-    yield f"--trainer.callbacks+={WRITER}"
-    yield f"--trainer.callbacks.out={own.get('out', 'predictions')}"
+    yield f"--trainer.callbacks+={VIDEO_WRITER if video else WRITER}"
+    given = {"out": "predictions", **given}
+    if "formats" in given:
+        given["formats"] = mesh_formats(given["formats"])
+    for name, value in given.items():
+        yield f"{INPUT_OPTIONS[name]}={value}"
+
+
+def holds_video(source: Path) -> bool:
+    """Return whether an input is a video, or a folder of videos without any image."""
+    if source.is_file():
+        return source.suffix.lower() in suffixes.VIDEOS
+    kinds = {path.suffix.lower() for path in source.iterdir() if not path.name.startswith(".")}
+    return bool(kinds & suffixes.VIDEOS) and not kinds & suffixes.IMAGES
+
+
+def mesh_formats(given: str) -> str:
+    """Return formats, separated by commas, as a list that the parser reads; `none` is empty."""
+    names = [] if given == "none" else given.split(",")
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"--formats={given}: choose from {', '.join(FORMATS)}, or none")
+    return f"[{','.join(names)}]"

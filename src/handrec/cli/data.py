@@ -1,4 +1,4 @@
-"""``handrec data``: checks a data set, writes synthetic data, recovers textures from photos."""
+"""``handrec data``: checks data sets, writes synthetic ones, packs and labels photos, and more."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from handrec.cli import texture
+from handrec.cli import keypoints, texture
 from handrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from handrec.types import HandBatch
     from handrec.viz.drawing import Picture
 
-FORMATS = ("freihand", "ho3d_v2", "ho3d_v3", "coco")
+FORMATS = ("freihand", "ho3d_v2", "ho3d_v3", "coco", "dexycb", "interhand26m", "rhd", "shards")
 _SHEET = 24  # pictures of a split on the contact sheet
 _SHOWN_FAULTS = 10
 _VIDEO_FRAMES = 10
+#: Which vertices sets take for fingertips, by how their names begin; others as FreiHAND does.
+_TIPS = {"ho3d": "ho3d", "dexy": "manopth"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the actions ``check``, ``synth`` and ``texture``."""
+    """Declare the actions ``check``, ``synth``, ``texture``, ``pack`` and ``keypoints``."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check_parser = actions.add_parser("check", help="say what a data set holds and what is wrong")
     check_parser.add_argument("name", help="of the data set: freihand, ho3d_v2, coco_hands, ...")
@@ -61,14 +63,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     texture.add_arguments(
         actions.add_parser("texture", help="recover the texture of a hand from photos of it")
     )
+    pack_parser = actions.add_parser("pack", help="pack a folder of photos into shards")
+    pack_parser.add_argument("folder", type=Path, help="of the photos, folders in it too")
+    pack_parser.add_argument("--out", type=Path, required=True, help="folder, empty or new")
+    pack_parser.add_argument(
+        "--per-shard", type=int, default=1000, help="pictures of an archive (default: 1000)"
+    )
+    pack_parser.add_argument(
+        "--shortest", type=int, help="shrink pictures whose shorter side is longer, pixels"
+    )
+    pack_parser.add_argument(
+        "--boxes", type=Path, help="JSON file with the hands of each photo, as for predict"
+    )
+    keypoints_parser = actions.add_parser(
+        "keypoints", help="find keypoints in photos and write them as labels"
+    )
+    keypoints.add_arguments(keypoints_parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the action."""
-    if args.action == "check":
-        return check(args)
-    if args.action == "texture":
-        return texture.run(args)
+    actions = {
+        "check": check, "texture": texture.run, "pack": pack, "keypoints": keypoints.run,
+    }  # fmt: skip
+    if args.action in actions:
+        return actions[args.action](args)
     if args.count < 8 or args.size < 32:
         raise UserError("--count must be at least 8, --size at least 32")
     synthesize(args.format, args.out, args.count, args.size, args.mano, args.seed)
@@ -107,6 +126,20 @@ def check(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def pack(args: argparse.Namespace) -> int:
+    """Pack photos into shards, and return 1 if some could not be read."""
+    from handrec.data.packing import pack_folder
+
+    if args.per_shard < 1 or (args.shortest is not None and args.shortest < 1):
+        raise UserError("--per-shard and --shortest must be at least 1")
+    index, skipped = pack_folder(args.folder, args.out, args.per_shard, args.shortest, args.boxes)
+    print(f"written: {args.out}: {sum(index.values()):,} pictures in {len(index)} archives")
+    print(f"  make train EXP=handmim_pretrain DATA=shards ARGS=--data.shards={args.out}")
+    if skipped:
+        print(f"{len(skipped)} photos left out:", *skipped[:_SHOWN_FAULTS], sep="\n  ")
+    return 1 if skipped else 0
+
+
 def build(name: str, root: str | None, options: list[str]) -> "RealHands":
     """Return the data module of an overlay, without its classes: no hand, no augmentation.
 
@@ -124,7 +157,7 @@ def build(name: str, root: str | None, options: list[str]) -> "RealHands":
     module_name, _, class_name = overlay["class_path"].rpartition(".")
     cls: Any = getattr(import_module(module_name), class_name)
     if not issubclass(cls, RealHands):
-        raise UserError(f"{name} lies on no disk: there is nothing to check")
+        raise UserError(f"{name} is drawn or streamed: it has no labels on the disk to check")
     given = overlay.get("init_args") or {}
     arguments = {key: value for key, value in given.items() if not isinstance(value, dict)}
     for option in options:
@@ -149,7 +182,8 @@ def labelled_model(data: "RealHands", mano: str | None) -> "HandModel | None":
     if labelled_hand(data.root) == "OpenHand":
         return OpenHand()
     try:
-        return Mano(mano, tips="ho3d" if data.name.startswith("ho3d") else "freihand")
+        tips: Any = _TIPS.get(data.name[:4], "freihand")
+        return Mano(mano, tips=tips)
     except ManoNotFoundError:
         if mano:
             raise
@@ -196,13 +230,14 @@ def synthesize(
     """
     from handrec.data import layouts
     from handrec.data.appearance.plain import Plain
+    from handrec.data.packing import write_drawn
     from handrec.data.synthetic import SyntheticHands
     from handrec.hand.mano import Mano
     from handrec.hand.openhand import OpenHand
     from handrec.render.warp_backend import WarpRasterizer
 
     is_video = layout.startswith("ho3d")
-    tips: Any = "ho3d" if is_video else "freihand"
+    tips: Any = _TIPS.get(layout[:4], "freihand")
     hand: HandModel = OpenHand() if mano is None else Mano(mano, tips=tips)
     videos = max(2, count // _VIDEO_FRAMES)
     frames = videos * _VIDEO_FRAMES
@@ -221,11 +256,29 @@ def synthesize(
             layouts.write_freihand(out, _drawn(data, "train"), _drawn(data, "test"), hand)
         elif layout == "coco":
             layouts.write_coco(out, _drawn(data, "train"), hand)
+        elif layout == "shards":
+            write_drawn(out, _drawn(data, "train"), hand)
+        elif layout in (others := _side_writers()):
+            others[layout](out, _drawn(data, "train"), _drawn(data, "test"), hand)
         else:
             training, test = _drawn(data, "video", 0, frames), _drawn(data, "video", frames)
             layouts.write_ho3d(out, training, test, hand, layout.removeprefix("ho3d_"))
+    if layout == "shards":
+        print(f"written: {out}; make train DATA=shards ARGS=--data.shards={out}")
+        return
     name = {"coco": "coco_hands"}.get(layout, layout)
     print(f"written: {out}; look at it: handrec data check {name} {out}")
+
+
+def _side_writers() -> dict[str, Any]:
+    """Return the writers of sets with left and right hands."""
+    from handrec.data import layouts_sides as layouts
+
+    return {
+        "dexycb": layouts.write_dexycb,
+        "interhand26m": layouts.write_interhand26m,
+        "rhd": layouts.write_rhd,
+    }
 
 
 def _drawn(

@@ -196,6 +196,7 @@ def quieten() -> None:
         "Found .* module.s. in eval mode at the start of training",  # a teacher
         ".*The number of training batches .* is smaller than the logging interval",
         ".*Experiment logs directory .* exists and is not empty",
+        "Your `IterableDataset` has `__len__` defined",  # one process reads a video
         ".*isinstance.treespec, LeafSpec.* is deprecated",
     ):
         warnings.filterwarnings("ignore", message=f"(?s){message}")

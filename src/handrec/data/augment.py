@@ -1,19 +1,56 @@
-"""Augmentation on the device: geometry that labels follow, and colours that they do not."""
+"""Augmentation: geometry that labels follow, and colours that they do not.
+
+Data sets on the disk are augmented as they are read: the geometry is part of the one warp that
+makes the crop, the colours are changed in 8 bits. Batches that are drawn are augmented on their
+device. Random numbers are the CPU's in both.
+"""
 
 import math
+from typing import NamedTuple
 
-import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from handrec.data.colours import Changes, Colours
 from handrec.geometry.camera import project
 from handrec.types import HandBatch
 
 
+class Moves(NamedTuple):
+    """How pictures are moved in their plane, about the crop's centre.
+
+    Attributes:
+        angle: radians, positive turns the picture's x axis towards its y axis (clockwise).
+        scale: of the hand.
+        shift: of the picture, shares of the crop.
+    """
+
+    angle: Float[Tensor, " b"]
+    scale: Float[Tensor, " b"]
+    shift: Float[Tensor, "b 2"]
+
+    def to(self, device: torch.device) -> "Moves":
+        """Return the moves on a device."""
+        return Moves(*(field.to(device) for field in self))
+
+    def matrix(self, size: int) -> Float[Tensor, "b 3 3"]:
+        """Return ``A``: from pixels of a crop to pixels of the moved one, ``size`` pixels wide."""
+        warp = _about_z(self.angle)
+        warp[:, :2, :2] *= self.scale[:, None, None]
+        centre = warp.new_tensor([size / 2, size / 2])
+        warp[:, :2, 2] = centre + self.shift * size - warp[:, :2, :2] @ centre
+        return warp
+
+
+def no_moves(count: int) -> Moves:
+    """Return moves that leave everything where it is."""
+    return Moves(torch.zeros(count), torch.ones(count), torch.zeros(count, 2))
+
+
 class Augmentation(nn.Module):
-    """Turns, scales and shifts a training batch in the picture plane, then varies its colours.
+    """Turns, scales and shifts training pictures in their plane, then varies their colours.
 
     The picture is turned about the camera's axis, which is a rotation of the hand: the labels stay
     exact under perspective. No flips: they would make left hands.
@@ -22,7 +59,7 @@ class Augmentation(nn.Module):
         rotation: greatest angle, degrees.
         scale: greatest relative change of the hand's size.
         shift: greatest shift, share of the crop.
-        brightness: greatest change; the same for ``contrast`` and ``saturation``.
+        brightness: greatest relative change; the same for ``contrast`` and ``saturation``.
         contrast: see ``brightness``.
         saturation: see ``brightness``.
         hue: greatest change, turns.
@@ -45,38 +82,49 @@ class Augmentation(nn.Module):
         super().__init__()
         self.rotation = math.radians(rotation)
         self.scale, self.shift = scale, shift
-        self.colours = nn.Sequential()
-        if brightness or contrast or saturation or hue:
-            self.colours.append(K.ColorJiggle(brightness, contrast, saturation, hue, p=0.8))
-        if blur:
-            self.colours.append(K.RandomGaussianBlur((3, 3), (0.3, 1.0), p=blur))
-        if noise:
-            self.colours.append(K.RandomGaussianNoise(std=noise, p=0.5))
+        share = 0.8 if brightness or contrast or saturation or hue else 0.0
+        self.colours = Colours(brightness, contrast, saturation, hue, share, blur, noise)
 
     @torch.no_grad()
     def augment(self, batch: HandBatch) -> HandBatch:
-        """Return the batch with image, intrinsics and labels changed alike.
+        """Return the batch with image, intrinsics and labels changed alike, on its device."""
+        batch = turn(batch, self.moves(batch.sequence))
+        changes = self.changes(len(batch.image), batch.image.shape[-1])
+        return batch._replace(image=changes.of_batch(batch.image))
 
-        The frames of a clip (rows after each other of one sequence) are moved by the same angle,
-        scale and shift.
+    def moves(self, sequence: Int[Tensor, " b"]) -> Moves:
+        """Return random moves of some pictures, on the CPU.
+
+        The frames of a clip (rows after each other of one sequence) are moved alike.
         """
-        count, device = len(batch.image), batch.image.device
-        reach = torch.tensor([self.rotation, self.scale, self.shift, self.shift], device=device)
-        moves = (2 * torch.rand(4, count, device=device) - 1) * reach[:, None]
-        begins = batch.sequence[1:] != batch.sequence[:-1]
-        clip = torch.cat([begins.new_zeros(1), begins]).long().cumsum(0)
-        angle, scale, shift_x, shift_y = moves[:, clip]
-        batch = turn(batch, angle, 1 + scale, torch.stack([shift_x, shift_y], dim=1))
-        return batch._replace(image=self.colours(batch.image).clamp(0, 1))
+        reach = torch.tensor([self.rotation, self.scale, self.shift, self.shift])
+        drawn = (2 * torch.rand(4, len(sequence)) - 1) * reach[:, None]
+        begins = sequence[1:] != sequence[:-1]
+        clip = torch.cat([begins.new_zeros(1), begins]).long().cumsum(0).cpu()
+        angle, scale, shift_x, shift_y = drawn[:, clip]
+        return Moves(angle, 1 + scale, torch.stack([shift_x, shift_y], dim=1))
+
+    def changes(self, count: int, size: int) -> Changes:
+        """Return random changes of the colours of some pictures, on the CPU."""
+        return self.colours.draw(count, size)
 
 
-def turn(
-    batch: HandBatch,
-    angle: Float[Tensor, " b"],
-    scale: Float[Tensor, " b"],
-    shift: Float[Tensor, "b 2"],
-) -> HandBatch:
-    """Return the batch turned in the picture plane about the crop's centre.
+def turn(batch: HandBatch, moves: Moves) -> HandBatch:
+    """Return the batch moved in the picture plane: picture, mask and labels.
+
+    Args:
+        batch: images of equal width and height; ``K`` with fx = fy and no skew.
+        moves: of its rows.
+    """
+    moves = moves.to(batch.image.device)
+    warp = moves.matrix(batch.image.shape[-1])
+    warped = _resample(torch.cat([batch.image, batch.mask], dim=1), warp)
+    present = batch.has_mask.view(-1, 1, 1, 1)
+    return turn_labels(batch._replace(image=warped[:, :3], mask=warped[:, 3:] * present), moves)
+
+
+def turn_labels(batch: HandBatch, moves: Moves) -> HandBatch:
+    """Return the batch with the labels of its pictures moved, which are left as they are.
 
     With ``A = [[s R, b], [0, 1]]`` the warp of the crop's pixels and ``Z`` the rotation by the same
     angle about the camera's axis, a point ``X`` moves to ``Z X`` and the camera to ``A K Z^T``,
@@ -84,32 +132,27 @@ def turn(
     that leaves the crop is no longer visible.
 
     Args:
-        batch: images of equal width and height; ``K`` with fx = fy and no skew.
-        angle: radians, positive turns the picture's x axis towards its y axis (clockwise).
-        scale: of the hand.
-        shift: of the picture, shares of the crop.
+        batch: ``K`` with fx = fy and no skew.
+        moves: of its rows, on its device.
     """
     size = batch.image.shape[-1]
-    warp, turn_3d = _warp_matrix(angle, scale, shift * size, size), _about_z(angle)
+    warp, turn_3d = moves.matrix(size), _about_z(moves.angle)
     intrinsics = warp @ batch.intrinsics @ turn_3d.mT
     wrist = batch.joints_3d[:, 0] - batch.translation  # the rest wrist, fixed under rotation
     translation = (turn_3d @ batch.joints_3d[:, 0, :, None])[..., 0] - wrist
     root = turn_3d @ batch.pose[:, 0]
     keypoints = batch.keypoints_2d @ warp[:, :2, :2].mT + warp[:, None, :2, 2]
-    warped = _resample(torch.cat([batch.image, batch.mask], dim=1), warp)
     joints = batch.joints_3d @ turn_3d.mT
     # Detected keypoints may be astray: where there are true joints, they say what is in the crop.
     exact = (batch.has_joints_3d > 0)[:, None, None]
     where = torch.where(exact, project(joints, intrinsics), keypoints)
     return batch._replace(
-        image=warped[:, :3],
-        mask=warped[:, 3:] * batch.has_mask.view(-1, 1, 1, 1),
         intrinsics=intrinsics,
-        keypoints_2d=keypoints,
+        keypoints_2d=keypoints * (batch.confidence > 0)[..., None],  # absent ones stay zeros
         joints_3d=joints,
         vertices=batch.vertices @ turn_3d.mT,
         pose=torch.cat([root[:, None], batch.pose[:, 1:]], dim=1),
-        translation=translation,
+        translation=translation * batch.has_pose[:, None],
         visibility=batch.visibility * ((where >= 0) & (where < size)).all(-1),
         crop_to_image=batch.crop_to_image @ torch.linalg.inv(warp),
     )
@@ -119,15 +162,6 @@ def _about_z(angle: Tensor) -> Float[Tensor, "b 3 3"]:
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     rows = [cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1]
     return torch.stack(rows, dim=1).view(-1, 3, 3)
-
-
-def _warp_matrix(angle: Tensor, scale: Tensor, shift: Tensor, size: int) -> Float[Tensor, "b 3 3"]:
-    """Return ``A``: pixels to pixels, fixing the centre but for the shift."""
-    warp = _about_z(angle)
-    warp[:, :2, :2] *= scale[:, None, None]
-    centre = warp.new_tensor([size / 2, size / 2])
-    warp[:, :2, 2] = centre + shift - warp[:, :2, :2] @ centre
-    return warp
 
 
 def _resample(image: Tensor, warp: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from handrec.data.boxes import Side
 from handrec.data.columns import HALF_PIXEL, held_out, image_size, numbered
 from handrec.data.crops import default_intrinsics
 from handrec.data.json_arrays import read_json
 from handrec.data.keypoint_orders import PRESETS, to_canonical
 from handrec.data.labels import Annotated, LabelTable, no_labels
-from handrec.data.photos import Side
 from handrec.data.real import RealHands
 from handrec.errors import UserError
 
@@ -28,6 +28,7 @@ class _Found(NamedTuple):
         image: entry of the image.
         box: ``(x1, y1, x2, y2)``, or None where there is none.
         keypoints: ``(21, 3)``: x, y and COCO's visibility flag, in the file's order.
+        scores: confidences of detected keypoints; ones for annotated ones.
         side: of the body.
     """
 
@@ -35,6 +36,7 @@ class _Found(NamedTuple):
     image: dict[str, Any]
     box: list[float] | None
     keypoints: Float[np.ndarray, "21 3"]
+    scores: Float[np.ndarray, "21"]
     side: str
 
 
@@ -44,7 +46,8 @@ class CocoHands(RealHands):
     Read are ``annotations`` with 21 keypoints (mmpose's files of FreiHAND, OneHand10K, Panoptic,
     RHD) and those of COCO-WholeBody, whose people have up to two hands. The order of keypoints is
     taken from the names in ``categories``. A flag of 0 is an absent keypoint; whether the others
-    are hidden is a label only in files that tell 1 (hidden) from 2 (visible).
+    are hidden is a label only in files that tell 1 (hidden) from 2 (visible). ``keypoint_scores``
+    of an annotation, as ``handrec data keypoints`` writes them, are confidences.
 
     The side of the body is read from ``side`` or ``hand_type`` of an annotation, if it says.
     Cameras are unknown: :func:`~handrec.data.crops.default_intrinsics`.
@@ -119,7 +122,8 @@ class CocoHands(RealHands):
         sizes = torch.tensor([self._image_size(folder, hand.image) for hand in hands])
         points = torch.from_numpy(np.stack([hand.keypoints for hand in hands])[:, indices]).float()
         known = (points[..., 2] > 0).float()
-        keypoints = (points[..., :2] + HALF_PIXEL) * known[..., None]
+        scores = torch.from_numpy(np.stack([hand.scores for hand in hands])[:, indices]).float()
+        keypoints = (points[..., :2] + HALF_PIXEL) * (known * scores > 0)[..., None]
         told = torch.full((len(hands),), float((points[..., 2] == 2).any()))
         cameras = np.stack([default_intrinsics(*size) for size in sizes.tolist()])
         boxes = [_box(hand, points[i, known[i] > 0, :2]) for i, hand in enumerate(hands)]
@@ -129,7 +133,7 @@ class CocoHands(RealHands):
             is_left=torch.tensor([float(hand.side == "left") for hand in hands]),
             intrinsics=torch.from_numpy(cameras).float(),
             keypoints_2d=keypoints,
-            confidence=known,
+            confidence=known * scores,
             visibility=(points[..., 2] == 2).float() * told[:, None],
             has_visibility=told,
         )
@@ -207,7 +211,7 @@ def _hands(path: Path, content: dict[str, Any], default_side: str) -> Iterator[_
             side = default_side
         found = _found(where, image, entry.get("bbox"), entry.get("keypoints"), side)
         if (found.keypoints[:, 2] > 0).any():
-            yield found
+            yield found._replace(scores=_scores(where, entry.get("keypoint_scores")))
 
 
 def _found(where: str, image: dict[str, Any], box: Any, points: Any, side: str) -> _Found:
@@ -220,14 +224,28 @@ def _found(where: str, image: dict[str, Any], box: Any, points: Any, side: str) 
     if not np.isfinite(keypoints).all():
         raise UserError(f"{where}: a keypoint is not finite")
     if box is None:
-        return _Found(where, image, None, keypoints, side)
+        return _Found(where, image, None, keypoints, np.ones(21), side)
     try:
         left, top, width, height = (float(value) for value in box)
     except (TypeError, ValueError):
         raise UserError(f"{where}: bbox {box} is not [x, y, width, height]") from None
     if not (width > 0 and height > 0):
         raise UserError(f"{where}: box of zero area, [x, y, width, height] = {box}")
-    return _Found(where, image, [left, top, left + width, top + height], keypoints, side)
+    corners = [left, top, left + width, top + height]
+    return _Found(where, image, corners, keypoints, np.ones(21), side)
+
+
+def _scores(where: str, given: Any) -> Float[np.ndarray, "21"]:
+    """Return confidences, checked; ones where there are none."""
+    if given is None:
+        return np.ones(21)
+    try:
+        scores = np.asarray(given, dtype=float)
+    except (TypeError, ValueError):
+        scores = np.zeros(0)
+    if scores.shape != (21,) or not ((scores >= 0) & (scores <= 1)).all():
+        raise UserError(f"{where}: keypoint_scores are not 21 numbers from 0 to 1")
+    return scores
 
 
 def _box(hand: _Found, known: Float[Tensor, "k 2"]) -> Float[Tensor, "4"]:

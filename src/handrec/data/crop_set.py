@@ -1,6 +1,6 @@
 """Crops of annotated images: read by workers, labelled on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -11,8 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from handrec.data.crops import Box, crop_affine, square_box
-from handrec.data.decode import decode_crop
+from handrec.data.augment import Augmentation, Moves, no_moves, turn_labels
+from handrec.data.crops import Box, crop_affine, square_box, warp
+from handrec.data.decode import decode_for
 from handrec.data.labels import Labels, LabelTable
 from handrec.errors import UserError
 from handrec.geometry.rotations import axis_angle_to_matrix
@@ -23,8 +24,18 @@ from handrec.types import HandBatch
 #: What a crop shows: the square around the hand's box, or around the whole image.
 Crop = Literal["hand", "image"]
 
+#: What the numbers of a published pose are: axis-angle vectors, offsets of such vectors from MANO's
+#: mean, or coefficients of MANO's principal components of these offsets (the wrist's is a vector in
+#: all).
+PoseFormat = Literal["vectors", "offsets", "components"]
+
 #: Masks are JPEGs: this and brighter is the hand.
 _MASK_LEVEL = 128
+
+
+#: Reads masks that are no pictures of one hand: of a path, and whether it is the left hand that is
+#: wanted, 255 on that hand and 0 elsewhere.
+MaskReader = Callable[[Path, bool], np.ndarray]
 
 
 class CropBatch(NamedTuple):
@@ -34,7 +45,8 @@ class CropBatch(NamedTuple):
         picture: RGB.
         mask: 1 on the hand; of no pixels where no sample has one.
         has_mask: 1 where there is one.
-        affine: crop pixels to image pixels; mirrors for left hands.
+        affine: crop pixels to image pixels, before moves; mirrors for left hands.
+        moves: of the augmentation, which the pictures show already.
         labels: of the hands, in their images.
         sample_id: index within the data set.
         sequence: number of the video.
@@ -45,6 +57,7 @@ class CropBatch(NamedTuple):
     mask: UInt8[Tensor, "b _ _"]
     has_mask: Float[Tensor, " b"]
     affine: Float[Tensor, "b 3 3"]
+    moves: Moves
     labels: Labels
     sample_id: Int[Tensor, " b"]
     sequence: Int[Tensor, " b"]
@@ -62,6 +75,8 @@ class CropSet(Dataset[CropBatch]):
         crop: what they show.
         box_scale: side of the crop over the longer side of the hand's box.
         masks: whether to read masks.
+        read_mask: for masks that are no pictures; None takes them for pictures.
+        augmentation: of pictures and masks; labels follow in :func:`to_hand_batch`.
     """
 
     def __init__(
@@ -73,16 +88,19 @@ class CropSet(Dataset[CropBatch]):
         crop: Crop,
         box_scale: float,
         masks: bool,
+        read_mask: MaskReader | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.root, self.table, self.samples = root, table, samples
         self.size, self.crop, self.box_scale = size, crop, box_scale
         self.masks = masks and bool((table.masks != b"").any())
+        self.read_mask, self.augmentation = read_mask, augmentation
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitems__(self, indices: Sequence[int]) -> CropBatch | str:
-        """Return samples as one batch, or what the user has to mend.
+        """Return samples as one batch, augmented or not, or what the user has to mend.
 
         An error that crossed from a worker by itself would bring its traceback along.
         """
@@ -92,19 +110,29 @@ class CropSet(Dataset[CropBatch]):
         labels = self.table.labels.rows(self.table.row[chosen])
         size, count = self.size, len(chosen)
         affines = np.stack([self.affine(labels, i) for i in range(count)])
+        moves = no_moves(count)
+        if self.augmentation is not None:
+            moves = self.augmentation.moves(self.table.sequence[chosen])
+        back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         picture = np.empty((count, size, size, 3), np.uint8)
         mask = np.zeros((count, size, size) if self.masks else (count, 0, 0), np.uint8)
         try:
             for i, sample in enumerate(chosen.tolist()):
-                self._read(sample, affines[i], _size(labels, i), picture[i], mask[i])
+                is_left = bool(labels.is_left[i])
+                self._read(
+                    sample, is_left, affines[i] @ back[i], _size(labels, i), picture[i], mask[i]
+                )
         except UserError as error:
             return f"{error} (sample {sample})"
+        if self.augmentation is not None:
+            self.augmentation.changes(count, size).of_pictures(picture)
         has_mask = torch.from_numpy(self.table.masks[chosen.numpy()] != b"") & self.masks
         return CropBatch(
             torch.from_numpy(picture),
             torch.from_numpy(mask),
             has_mask.float(),
             torch.from_numpy(affines).float(),
+            moves,
             labels,
             chosen,
             self.table.sequence[chosen],
@@ -123,6 +151,7 @@ class CropSet(Dataset[CropBatch]):
     def _read(
         self,
         sample: int,
+        is_left: bool,
         affine: Float[np.ndarray, "3 3"],
         image_size: tuple[int, int] | None,
         picture: UInt8[np.ndarray, "s s 3"],
@@ -130,10 +159,34 @@ class CropSet(Dataset[CropBatch]):
     ) -> None:
         """Read a sample's picture and mask into the given arrays."""
         path = self.root / self.table.files[sample].decode()
-        picture[:] = decode_crop(path, affine, self.size, image_size)
-        if self.masks and (name := self.table.masks[sample].decode()):
-            levels = decode_crop(self.root / name, affine, self.size, image_size, grey=True)
-            np.greater_equal(levels, _MASK_LEVEL, out=mask, casting="unsafe")
+        image, placed = decode_for(path, affine, image_size)
+        name = self.table.masks[sample].decode() if self.masks else ""
+        if not name:
+            picture[:] = warp(image, placed, self.size)
+            return
+        levels, levels_placed = self._levels(self.root / name, is_left, affine, image_size)
+        if levels.shape == image.shape[:2] and np.array_equal(placed, levels_placed):
+            four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+            four[..., 3] = levels
+            four = warp(four, placed, self.size)
+            cv2.cvtColor(four, cv2.COLOR_RGBA2RGB, picture)
+            levels = four[..., 3]
+        else:
+            picture[:] = warp(image, placed, self.size)
+            levels = warp(levels, levels_placed, self.size)
+        np.greater_equal(levels, _MASK_LEVEL, out=mask, casting="unsafe")
+
+    def _levels(
+        self,
+        path: Path,
+        is_left: bool,
+        affine: Float[np.ndarray, "3 3"],
+        image_size: tuple[int, int] | None,
+    ) -> tuple[np.ndarray, Float[np.ndarray, "3 3"]]:
+        """Return a mask as large as it was decoded, and the affine for that size."""
+        if self.read_mask is None:
+            return decode_for(path, affine, image_size, grey=True)
+        return self.read_mask(path, is_left), affine
 
 
 def _size(labels: Labels, i: int) -> tuple[int, int] | None:
@@ -144,7 +197,7 @@ def _size(labels: Labels, i: int) -> tuple[int, int] | None:
 
 @torch.no_grad()
 def to_hand_batch(
-    crops: CropBatch, hand: HandModel | None, labelled: bool, flat_hand_mean: bool
+    crops: CropBatch, hand: HandModel | None, labelled: bool, pose_format: PoseFormat
 ) -> HandBatch:
     """Return crops with their labels in them, on their device.
 
@@ -156,7 +209,7 @@ def to_hand_batch(
         hand: gives the topology; None gives a single vertex.
         labelled: whether parameters and vertices of the labels are this hand's; else both are
             absent.
-        flat_hand_mean: whether published poses hold MANO's mean pose already.
+        pose_format: of the published poses, if they are MANO's.
     """
     labels, affine, side = crops.labels, crops.affine, crops.picture.shape[1]
     sign = 1 - 2 * labels.is_left
@@ -168,10 +221,11 @@ def to_hand_batch(
     keypoints = (labels.keypoints_2d - start[:, None]) / step[:, None]
     inside = ((keypoints >= 0) & (keypoints < side)).all(-1)
     joints = labels.joints_3d * flip[:, None]
-    posed = _posed(labels, joints[:, 0], sign, hand, labelled, flat_hand_mean)
+    posed = _posed(labels, joints[:, 0], sign, hand, labelled, pose_format)
     masks = crops.mask[:, None].float()
-    return HandBatch(
-        image=crops.picture.permute(0, 3, 1, 2).float() / 255,
+    image = affine.new_empty(len(affine), 3, side, side)
+    batch = HandBatch(
+        image=image.copy_(crops.picture.permute(0, 3, 1, 2)).div_(255),
         intrinsics=intrinsics * flip[:, None],
         keypoints_2d=keypoints * (labels.confidence[..., None] > 0),  # absent ones stay zeros
         confidence=labels.confidence,
@@ -188,6 +242,7 @@ def to_hand_batch(
         crop_to_image=affine,
         **posed,
     )
+    return turn_labels(batch, crops.moves)
 
 
 def _posed(
@@ -196,7 +251,7 @@ def _posed(
     sign: Float[Tensor, " b"],
     hand: HandModel | None,
     labelled: bool,
-    flat_hand_mean: bool,
+    pose_format: PoseFormat,
 ) -> dict[str, Tensor]:
     """Return what depends on the hand model: parameters and vertices, absent or not.
 
@@ -214,9 +269,13 @@ def _posed(
             "has_pose": absent,
         }
     turn = torch.stack([torch.ones_like(sign), sign, sign], dim=1).repeat(1, 16)
-    vectors = labels.axis_angle * turn
+    vectors = labels.axis_angle
+    if pose_format == "components" and isinstance(hand, Mano):
+        offsets = vectors[:, 3:] @ hand.pose_components
+        vectors = torch.cat([vectors[:, :3], offsets], dim=1)
+    vectors = vectors * turn
     if isinstance(hand, Mano):
-        pose = hand.absolute_pose(vectors, flat_hand_mean)
+        pose = hand.absolute_pose(vectors, flat_hand_mean=pose_format == "vectors")
     else:
         pose = axis_angle_to_matrix(vectors.reshape(-1, 16, 3))
     rest = hand.decode(pose, labels.betas, torch.zeros_like(wrist))

@@ -18,6 +18,9 @@ from handrec.errors import UserError
 
 Box = tuple[float, float, float, float]
 
+#: Greatest distance of bilinear samples, image pixels.
+_SPACING = 1.2
+
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Return an image as 8-bit RGB, turned upright by its EXIF orientation.
@@ -64,21 +67,32 @@ def crop_affine(box_xyxy: Box, size: int, mirror: bool) -> Float[np.ndarray, "3 
     return np.array([[x_step, 0.0, x_start], [0.0, step, top], [0.0, 0.0, 1.0]])
 
 
+def step_of(affine: Float[np.ndarray, "3 3"]) -> float:
+    """Return how many image pixels one pixel of a crop is wide."""
+    (a, b), (c, d) = affine[:2, :2].tolist()
+    return math.sqrt(abs(a * d - b * c))
+
+
 def warp(
     image: UInt8[np.ndarray, "h w *c"], affine: Float[np.ndarray, "3 3"], size: int
 ) -> UInt8[np.ndarray, "s s *c"]:
     """Return the square crop of an image that an affine describes, antialiased.
 
-    Where the image shrinks, every pixel is the mean of a grid of bilinear samples no more than an
-    image pixel apart. Outside the image its edge pixels go on (replication): black borders would
+    Where the image shrinks, every pixel is the mean of a grid of bilinear samples no more than 1.2
+    image pixels apart. Outside the image its edge pixels go on (replication): black borders would
     be an edge that no hand has, reflection would show a second hand.
 
     Args:
-        image: 8 bits, RGB or a single channel without an axis of its own.
+        image: 8 bits, RGB, RGBA or a single channel without an axis of its own.
         affine: crop pixels to image pixels, as :func:`crop_affine` gives it.
         size: width and height of the crop.
     """
-    samples = max(1, math.ceil(math.sqrt(abs(np.linalg.det(affine[:2, :2]))) - 1e-6))
+    if image.shape[:2] == (size, size) and np.abs(affine - np.eye(3)).max() < 1e-9:
+        return image
+    if image.ndim == 3 and image.shape[2] == 3:  # OpenCV warps four channels faster than three
+        four = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), affine, size)
+        return np.asarray(cv2.cvtColor(four, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+    samples = max(1, math.ceil(step_of(affine) / _SPACING - 1e-6))
     fine = affine @ np.diag([1 / samples, 1 / samples, 1.0])
     # OpenCV puts pixel centres at integers: x_ours = x_cv + 0.5 on both sides.
     fine[:2, 2] += fine[:2, :2].sum(1) / 2 - 0.5

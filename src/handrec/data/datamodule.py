@@ -6,6 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from handrec.metrics.official import ProtocolName
+
 
 class HandDataModule(pl.LightningDataModule, ABC):
     """Loads a data set as batches of :class:`~handrec.types.HandBatch`.
@@ -17,11 +19,13 @@ class HandDataModule(pl.LightningDataModule, ABC):
         name: of the data set, as reports show it.
         description: what else tells its test splits from another's of the same name.
         test_splits: names of the test splits, in the order of the test loaders.
+        submission: the official evaluation that hands of the test split can be handed in to.
     """
 
     name: str
     description: str = ""
     test_splits: tuple[str, ...] = ("test",)
+    submission: ProtocolName | None = None
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:

@@ -1,20 +1,20 @@
 """Crops straight from encoded images: whole files only, decoded no larger than needed."""
 
-import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from handrec.data.crops import warp
+from handrec.data.crops import step_of, warp
 from handrec.errors import UserError
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
 
-#: libjpeg decodes at a half, a quarter or an eighth for a fraction of the time.
+#: libjpeg decodes at a half, a quarter or an eighth for a fraction of the time. RGB as it comes
+#: saves turning it round; reduced pictures only come as BGR.
 _REDUCED = {
-    1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
+    1: (cv2.IMREAD_COLOR_RGB, cv2.IMREAD_GRAYSCALE),
     2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
     4: (cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
     8: (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
@@ -66,17 +66,18 @@ def decode(encoded: bytes, where: object, reduce: int = 1, grey: bool = False) -
         image = None
     if image is None:
         raise UserError(f"{where}: not an image, or a damaged one")
-    return np.asarray(image if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    if reduce > 1 and not grey:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.asarray(image, dtype=np.uint8)
 
 
-def decode_crop(
+def decode_for(
     path: Path,
     affine: Float[np.ndarray, "3 3"],
-    size: int,
     image_size: tuple[int, int] | None = None,
     grey: bool = False,
-) -> UInt8[np.ndarray, "s s *c"]:
-    """Return the square crop of an image file that an affine describes.
+) -> tuple[np.ndarray, Float[np.ndarray, "3 3"]]:
+    """Return an image file decoded as large as a crop of it needs, and the affine for that size.
 
     A JPEG of which the crop shows less than a quarter of the resolution is decoded at half of it
     (an eighth: at a quarter), so that there are still two pixels for one of the crop: on photos
@@ -85,7 +86,6 @@ def decode_crop(
     Args:
         path: of the image.
         affine: crop pixels to image pixels.
-        size: width and height of the crop.
         image_size: ``(height, width)`` that the labels are for; None takes any.
         grey: one channel.
 
@@ -93,10 +93,9 @@ def decode_crop(
         UserError: the image cannot be read or has another size.
     """
     encoded = read_encoded(path)
-    step = math.sqrt(abs(np.linalg.det(affine[:2, :2])))
     reduce = 1
     if encoded.startswith(_JPEG):
-        reduce = max(factor for factor in _REDUCED if factor <= max(1.0, step / 2))
+        reduce = max(factor for factor in _REDUCED if factor <= max(1.0, step_of(affine) / 2))
     image = decode(encoded, path, reduce, grey)
     if image_size is not None:
         expected = tuple(-(-side // reduce) for side in image_size)
@@ -106,7 +105,23 @@ def decode_crop(
                 f"{path}: {width} x {height} pixels, its labels are for"
                 f" {image_size[1]} x {image_size[0]}"
             )
-    smaller = np.diag([1 / reduce, 1 / reduce, 1.0]) @ affine
-    if image.shape[:2] == (size, size) and np.allclose(smaller, np.eye(3), rtol=0, atol=1e-9):
-        return image
-    return warp(image, smaller, size)
+    return image, affine / np.array([[reduce], [reduce], [1]])
+
+
+def decode_crop(
+    path: Path,
+    affine: Float[np.ndarray, "3 3"],
+    size: int,
+    image_size: tuple[int, int] | None = None,
+    grey: bool = False,
+) -> UInt8[np.ndarray, "s s *c"]:
+    """Return the square crop of an image file that an affine describes: see :func:`decode_for`.
+
+    Args:
+        path: of the image.
+        affine: crop pixels to image pixels.
+        size: width and height of the crop.
+        image_size: ``(height, width)`` that the labels are for; None takes any.
+        grey: one channel.
+    """
+    return warp(*decode_for(path, affine, image_size, grey), size)

@@ -46,7 +46,8 @@ class FreiHand(RealHands):
     name = "freihand"
     folders = ("freihand", "FreiHAND_pub_v2", "FreiHAND")
     marker = "training_xyz.json"
-    flat_hand_mean = False
+    submission = "freihand"
+    pose_format = "offsets"
 
     def __init__(
         self,

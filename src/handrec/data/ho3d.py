@@ -62,7 +62,7 @@ class HO3D(RealHands):
     """
 
     marker = "train.txt"
-    flat_hand_mean = True
+    pose_format = "vectors"
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class HO3D(RealHands):
             raise UserError("val_share must lie in (0, 1)")
         self.version, self.val_share = version, val_share
         self.name = f"ho3d_{version}"
+        self.submission = "ho3d_v2" if version == "v2" else "ho3d_v3"
         self.folders = (self.name, f"HO3D_{version}", f"HO-3D_{version}")
 
     def facts(self) -> dict[str, Any]:

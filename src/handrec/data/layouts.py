@@ -26,7 +26,7 @@ from handrec.hand.joints import JOINTS, KINEMATIC_THEN_TIPS, order
 from handrec.hand.mano import Mano
 from handrec.types import HandBatch
 
-_JPEG = [
+JPEG = [
     cv2.IMWRITE_JPEG_QUALITY, 95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]  # fmt: skip
@@ -40,7 +40,7 @@ _COCO_FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_f
 COCO_NAMES = ("wrist", *(f"{finger}{place}" for finger in _COCO_FINGERS for place in range(1, 5)))
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """One hand, its labels in double precision, pixel centres at integers."""
 
     picture: UInt8[np.ndarray, "h w 3"]
@@ -68,22 +68,22 @@ def write_freihand(
         evaluation: the same.
         hand: model of their parameters.
     """
-    _start(root)
+    start(root)
     mark(root, type(hand).__name__)
     for part, batches in (("training", training), ("evaluation", evaluation)):
-        samples, columns = list(_samples(batches, hand, flat_hand_mean=False)), []
+        samples, columns = list(samples_of(batches, hand, flat_hand_mean=False)), []
         for k, sample in enumerate(samples):
             if part == "training":
-                _write(root / part / "mask" / f"{k:08d}.jpg", sample.mask)
+                write_picture(root / part / "mask" / f"{k:08d}.jpg", sample.mask)
                 versions = _colour_versions(sample)
             else:
                 versions = [sample.picture]
             for v, picture in enumerate(versions):
                 number = k + len(samples) * v
-                _write(root / part / "rgb" / f"{number:08d}.jpg", picture)
+                write_picture(root / part / "rgb" / f"{number:08d}.jpg", picture)
             columns.append(_freihand_entry(sample))
         for kind in columns[0]:
-            _dump(root / f"{part}_{kind}.json", [entry[kind] for entry in columns])
+            dump(root / f"{part}_{kind}.json", [entry[kind] for entry in columns])
 
 
 def write_ho3d(
@@ -102,16 +102,16 @@ def write_ho3d(
         hand: model of their parameters.
         version: ``v2`` or ``v3``.
     """
-    _start(root)
+    start(root)
     mark(root, type(hand).__name__)
     suffix = {"v2": ".png", "v3": ".jpg"}[version]
     to_ho3d = order(JOINTS, KINEMATIC_THEN_TIPS)
     for part, batches in (("train", training), ("evaluation", evaluation)):
         lines, xyz, verts = [], [], []
-        for sample in _samples(batches, hand, flat_hand_mean=True):
+        for sample in samples_of(batches, hand, flat_hand_mean=True):
             name = f"{_recording(sample.sequence)}10/{{}}/{sample.frame:04d}"
             wide, camera = _widen(sample)
-            _write(root / part / (name.format("rgb") + suffix), wide)
+            write_picture(root / part / (name.format("rgb") + suffix), wide)
             joints, vertices = sample.joints[to_ho3d] * _OPENGL, sample.vertices * _OPENGL
             meta = _ho3d_meta(sample, camera, joints, part == "train")
             path = root / part / (name.format("meta") + ".pkl")
@@ -121,8 +121,8 @@ def write_ho3d(
             xyz.append(joints.tolist())
             verts.append(vertices.tolist())
         (root / f"{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _dump(root / "evaluation_xyz.json", xyz)
-    _dump(root / "evaluation_verts.json", verts)
+    dump(root / "evaluation_xyz.json", xyz)
+    dump(root / "evaluation_verts.json", verts)
 
 
 def write_coco(root: Path, batches: Iterable[HandBatch], hand: HandModel) -> None:
@@ -133,15 +133,15 @@ def write_coco(root: Path, batches: Iterable[HandBatch], hand: HandModel) -> Non
         batches: right hands.
         hand: their model.
     """
-    _start(root)
+    start(root)
     images, annotations = [], []
-    for number, sample in enumerate(_samples(batches, hand, flat_hand_mean=True)):
+    for number, sample in enumerate(samples_of(batches, hand, flat_hand_mean=True)):
         height, width = sample.mask.shape
         picture, points = sample.picture, sample.keypoints.clone()
         if is_left := number % 2 == 1:
             picture = picture[:, ::-1]
             points[:, 0] = width - 1 - points[:, 0]
-        _write(root / "images" / f"{number:08d}.jpg", picture)
+        write_picture(root / "images" / f"{number:08d}.jpg", picture)
         low, high = points.amin(0), points.amax(0)
         flags = sample.visibility[:, None] + 1  # hidden 1, visible 2
         images.append(
@@ -160,12 +160,12 @@ def write_coco(root: Path, batches: Iterable[HandBatch], hand: HandModel) -> Non
         )
     category = {"id": 1, "name": "hand", "keypoints": COCO_NAMES}
     content = {"images": images, "annotations": annotations, "categories": [category]}
-    _dump(root / "annotations.json", content)
+    dump(root / "annotations.json", content)
 
 
-def _samples(
+def samples_of(
     batches: Iterable[HandBatch], hand: HandModel, flat_hand_mean: bool
-) -> Iterator[_Sample]:
+) -> Iterator[Sample]:
     """Yield the hands of batches one by one."""
     for batch in batches:
         pictures = (batch.image * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -178,7 +178,7 @@ def _samples(
         cameras = exact.intrinsics.clone()
         cameras[:, :2, 2] -= HALF_PIXEL
         for i in range(len(pictures)):
-            yield _Sample(
+            yield Sample(
                 pictures[i], masks[i], cameras[i], exact.keypoints_2d[i] - HALF_PIXEL,
                 exact.visibility[i], exact.joints_3d[i], exact.vertices[i], vectors[i],
                 exact.betas[i], rest.joints[i, 0].cpu().double(),
@@ -186,7 +186,7 @@ def _samples(
             )  # fmt: skip
 
 
-def _freihand_entry(sample: _Sample) -> dict[str, Any]:
+def _freihand_entry(sample: Sample) -> dict[str, Any]:
     """Return a hand's entries in FreiHAND's files, by their kind."""
     root = sample.joints[_ROOT_JOINT]
     seen = sample.intrinsics @ root
@@ -203,7 +203,7 @@ def _freihand_entry(sample: _Sample) -> dict[str, Any]:
     }
 
 
-def _colour_versions(sample: _Sample) -> list[np.ndarray]:
+def _colour_versions(sample: Sample) -> list[np.ndarray]:
     """Return four pictures of a hand: before a green screen, and in three tints."""
     share = sample.mask[..., None] / 255.0
     green = (share * sample.picture + (1 - share) * np.array(_GREEN)).round().astype(np.uint8)
@@ -214,7 +214,7 @@ def _colour_versions(sample: _Sample) -> list[np.ndarray]:
 
 
 def _ho3d_meta(
-    sample: _Sample, camera: Float[Tensor, "3 3"], joints: Float[Tensor, "21 3"], training: bool
+    sample: Sample, camera: Float[Tensor, "3 3"], joints: Float[Tensor, "21 3"], training: bool
 ) -> dict[str, Any]:
     """Return a frame's annotation; of the evaluation's hands only box and wrist are published."""
     meta: dict[str, Any] = {"camMat": camera.numpy(), "objName": "none", "objLabel": 0}
@@ -238,7 +238,7 @@ def _matrix(axis_angle: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     return torch.from_numpy(matrix)
 
 
-def _widen(sample: _Sample) -> tuple[np.ndarray, Float[Tensor, "3 3"]]:
+def _widen(sample: Sample) -> tuple[np.ndarray, Float[Tensor, "3 3"]]:
     """Return a square picture widened to 4:3 by its edge pixels, and its camera."""
     pad = sample.picture.shape[0] // 6
     camera = sample.intrinsics.clone()
@@ -251,20 +251,22 @@ def _recording(sequence: int) -> str:
     return f"S{chr(ord('A') + sequence // 26 % 26)}{chr(ord('A') + sequence % 26)}"
 
 
-def _start(root: Path) -> None:
+def start(root: Path) -> None:
     """Make the folder; what is in it already is not mixed with a new set."""
     if root.is_dir() and any(root.iterdir()):
         raise UserError(f"{root} is not empty")
     root.mkdir(parents=True, exist_ok=True)
 
 
-def _write(path: Path, picture: np.ndarray) -> None:
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, RGB or grey, of the kind that the suffix says; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     order_bgr = picture[..., ::-1] if picture.ndim == 3 else picture
-    options = _JPEG if path.suffix == ".jpg" else []
+    options = JPEG if path.suffix == ".jpg" else []
     if not cv2.imwrite(str(path), np.ascontiguousarray(order_bgr), options):
         raise UserError(f"cannot write {path}")
 
 
-def _dump(path: Path, content: Any) -> None:
+def dump(path: Path, content: Any) -> None:
+    """Write a JSON file."""
     path.write_text(json.dumps(content), encoding="utf-8")

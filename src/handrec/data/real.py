@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from handrec.data.augment import Augmentation
-from handrec.data.crop_set import Crop, CropBatch, CropSet, to_hand_batch
+from handrec.data.crop_set import (
+    Crop,
+    CropBatch,
+    CropSet,
+    MaskReader,
+    PoseFormat,
+    to_hand_batch,
+)
 from handrec.data.datamodule import HandDataModule
 from handrec.data.decode import read_encoded
 from handrec.data.labels import Annotated, LabelTable, cache_path, save
@@ -24,7 +31,7 @@ from handrec.hand.base import HandModel
 from handrec.types import HandBatch
 
 #: Raise whenever the same files give other labels: caches are keyed on it.
-LABELS_VERSION = 1
+LABELS_VERSION = 2
 
 #: Environment variable that names the folder of all data sets.
 ROOT_VARIABLE = "HANDREC_DATA"
@@ -54,7 +61,8 @@ class RealHands(HandDataModule):
         folders: names that the set's folder may have in ``$HANDREC_DATA``.
         marker: file that tells whether a folder is the set's root.
         parts: what a stage's splits are selected from: the name of the part of each split.
-        flat_hand_mean: whether published poses hold MANO's mean pose already.
+        pose_format: what the numbers of the published poses are.
+        read_mask: for masks that are no pictures.
     """
 
     folders: tuple[str, ...] = ()
@@ -62,7 +70,8 @@ class RealHands(HandDataModule):
     parts: Mapping[str, str] = MappingProxyType(
         {"train": "training", "val": "training", "test": "evaluation"}
     )
-    flat_hand_mean: bool = True
+    pose_format: PoseFormat = "vectors"
+    read_mask: MaskReader | None = None
 
     def __init__(
         self,
@@ -168,29 +177,27 @@ class RealHands(HandDataModule):
         return loaders if len(loaders) > 1 else loaders[0]
 
     def on_after_batch_transfer(self, batch: CropBatch | str, dataloader_idx: int) -> HandBatch:
-        """Label the crops on their device, and augment them in training."""
+        """Label the crops on their device; workers augmented those of the training already."""
         if isinstance(batch, str):
             raise UserError(batch)
-        labelled = self.label(batch)
-        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
-            labelled = self.augmentation.to(labelled.image.device).augment(labelled)
-        return labelled
+        return self.label(batch)
 
     def label(self, batch: CropBatch) -> HandBatch:
         """Return crops with their labels."""
         if self.hand is not None:
             self.hand.to(batch.affine.device)
-        return to_hand_batch(batch, self.hand, self._labelled, self.flat_hand_mean)
+        return to_hand_batch(batch, self.hand, self._labelled, self.pose_format)
 
-    def crops(self, split: str) -> CropSet:
-        """Return the crops of a split, once it is set up."""
+    def crops(self, split: str, augmentation: Augmentation | None = None) -> CropSet:
+        """Return the crops of a split, once it is set up; augmented only if that is asked for."""
         table = self.tables[self.parts[split]]
         chosen = self.select(split, table)
         if not len(chosen):
             raise UserError(f"{self.name}: the split {split} is empty")
         return CropSet(
-            self.root, table, chosen, self.image_size, self.crop, self.box_scale, self.masks
-        )
+            self.root, table, chosen, self.image_size, self.crop, self.box_scale, self.masks,
+            self.read_mask, augmentation,
+        )  # fmt: skip
 
     @property
     def _labelled(self) -> bool:
@@ -231,7 +238,8 @@ class RealHands(HandDataModule):
         return tuple(dict.fromkeys(self.parts[split] for split in splits))
 
     def _loader(self, split: str) -> DataLoader[Any]:
-        crops, training = self.crops(split), split == "train"
+        training = split == "train"
+        crops = self.crops(split, self.augmentation if training else None)
         if training and len(crops) < self.batch_size:
             raise UserError(
                 f"{self.name}: batch_size {self.batch_size} is more than the {len(crops)} samples"

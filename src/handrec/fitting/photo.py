@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, UInt8
 
 from handrec.data.crops import Box, crop_affine, crop_intrinsics, square_box, warp
-from handrec.data.photos import Side
-from handrec.data.photos import _read_json as read_json
+from handrec.data.boxes import Side
+from handrec.data.json_arrays import read_json
 from handrec.errors import UserError
 from handrec.types import HandBatch
 

@@ -2,7 +2,7 @@
 
 ``MANO_RIGHT.pkl`` and ``MANO_LEFT.pkl`` are Python 2 pickles of chumpy objects, and unpickling is
 running a program. Here the pickle only *describes*: every name that it may ask for becomes a
-record of what was asked (:class:`_Record`), any other name is refused, and the arrays are built
+record of what was asked (:class:`Record`), any other name is refused, and the arrays are built
 from the records afterwards, by code that knows what a MANO file holds. Nothing that a pickle
 names is imported or called.
 """
@@ -188,13 +188,13 @@ def _read_pickle(data: bytes) -> dict[str, NDArray[Any]]:
     for opcode, argument, _ in pickletools.genops(data):
         if "PUT" in opcode.name and isinstance(argument, int) and argument > _MAX_MEMO:
             raise UserError("is damaged, or not a MANO file: it wants too much memory")
-    content = _DescribingUnpickler(BytesIO(data), encoding="latin1").load()
+    content = DescribingUnpickler(BytesIO(data), encoding="latin1").load()
     if not isinstance(content, dict):
         raise UserError("is not a MANO file: it holds no dictionary")
-    return {name: _array(content[name], name) for name in SHAPES if name in content}
+    return {name: array_of(content[name], name) for name in SHAPES if name in content}
 
 
-class _Record:
+class Record:
     """What a pickle says of an object: which kind, made from which arguments, with which state."""
 
     __slots__ = ("args", "state")
@@ -202,7 +202,8 @@ class _Record:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> "_Record":
+    def __new__(cls, *args: Any) -> "Record":
+        """Record what it is made from."""
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record
@@ -211,30 +212,31 @@ class _Record:
         self.state = state
 
 
-class _DescribingUnpickler(pickle.Unpickler):
+class DescribingUnpickler(pickle.Unpickler):
     """Unpickles to records: the only callables that it ever hands out make one."""
 
-    def find_class(self, module: str, name: str) -> type[_Record]:
+    def find_class(self, module: str, name: str) -> type[Record]:
+        """Return a class that records what is asked of it."""
         kind = _KINDS.get((module, name))
         if kind is None:
             asked = repr(f"{module}.{name}"[:80])
             raise UserError(f"asks for {asked}: refused; it is not a MANO file")
         # A new class each time: what a pickle does to it ends with it.
-        return type(name, (_Record,), {"__slots__": (), "kind": kind})
+        return type(name, (Record,), {"__slots__": (), "kind": kind})
 
 
-def _array(value: Any, name: str) -> NDArray[Any]:
+def array_of(value: Any, name: str) -> NDArray[Any]:
     """Return the array that a record describes."""
-    kind = value.kind if isinstance(value, _Record) else type(value).__name__
+    kind = value.kind if isinstance(value, Record) else type(value).__name__
     if kind == "array":
         _, shape, dtype, fortran, raw = value.state
         return _frombytes(raw, dtype, shape, "F" if fortran else "C")
     if kind == "buffer":
         return _frombytes(*value.args)
     if kind == "chumpy":
-        return _array(value.state["x"], name)
+        return array_of(value.state["x"], name)
     if kind == "select":  # chumpy's Select: entries of the flattened source, in a given shape
-        source, index = _array(value.state["a"], name), _array(value.state["idxs"], name)
+        source, index = array_of(value.state["a"], name), array_of(value.state["idxs"], name)
         selected: NDArray[Any] = source.reshape(-1)[index].reshape(value.state["preferred_shape"])
         return selected
     if kind == "sparse":
@@ -243,7 +245,7 @@ def _array(value: Any, name: str) -> NDArray[Any]:
 
 
 def _frombytes(raw: Any, dtype: Any, shape: Any, layout: Any) -> NDArray[Any]:
-    if isinstance(raw, _Record) and raw.kind == "encode" and raw.args[1] == "latin1":
+    if isinstance(raw, Record) and raw.kind == "encode" and raw.args[1] == "latin1":
         raw = raw.args[0]  # how Python 3 writes bytes in protocol 2
     if isinstance(raw, str):
         raw = raw.encode("latin1")
@@ -253,7 +255,7 @@ def _frombytes(raw: Any, dtype: Any, shape: Any, layout: Any) -> NDArray[Any]:
     return values.reshape(shape, order=layout)
 
 
-def _dtype(record: _Record) -> np.dtype[Any]:
+def _dtype(record: Record) -> np.dtype[Any]:
     """Return the dtype that a record describes; plain numbers only."""
     text, order = record.args[0], record.state[1] if record.state else "="
     if not isinstance(text, str) or not _DTYPE.fullmatch(text) or order not in ("<", ">", "=", "|"):
@@ -266,7 +268,7 @@ def _dense(state: Mapping[str, Any], name: str) -> NDArray[np.float64]:
     rows, columns = state["_shape"]
     if (rows, columns) != SHAPES[name]:
         raise UserError(f"is not a MANO file: its {name!r} has the shape {(rows, columns)}")
-    data, indices, indptr = (_array(state[key], name) for key in ("data", "indices", "indptr"))
+    data, indices, indptr = (array_of(state[key], name) for key in ("data", "indices", "indptr"))
     column = np.repeat(np.arange(columns), np.diff(indptr))
     if indices.min() < 0:
         raise ValueError("a negative row")

@@ -15,6 +15,7 @@ from handrec.geometry.procrustes import align
 from handrec.hand.anatomy import hand_parts, vertex_penetration
 from handrec.hand.base import HandModel
 from handrec.metrics import functional
+from handrec.metrics.keypoints import KEYPOINTS, keypoint_figures
 from handrec.types import HandBatch, HandPrediction
 
 #: Mean errors, millimetres.
@@ -53,8 +54,10 @@ class HandMetrics(Metric):
     ``cs_mpjpe`` (camera space), ``pa_mpjpe_rigid`` (after an alignment that may not reflect); and
     as shares: ``auc_j``, ``pa_auc_j``, ``auc_v``, ``pa_auc_v`` (area under the PCK curve from 0 to
     50 mm, root-relative and aligned), ``f5``, ``f15``, ``pa_f5``, ``pa_f15`` (F-scores of the mesh
-    in camera space and aligned). A figure is NaN where no sample has its label. With ``hand`` also
-    ``penetration`` (millimetres) and ``penetration_share``, see :data:`PENETRATION`.
+    in camera space and aligned); and of the projected joints the figures of
+    :data:`~handrec.metrics.keypoints.KEYPOINTS`. A figure is NaN where no sample has its label.
+    With ``hand`` also ``penetration`` (millimetres) and ``penetration_share``, see
+    :data:`PENETRATION`.
 
     In a distributed run, samples that the sampler repeated to fill the last batches count once.
 
@@ -80,7 +83,8 @@ class HandMetrics(Metric):
         self.warn = warn
         self._surface = None if hand is None else (hand.faces.cpu(), hand_parts(hand).cpu())
         self.names = (
-            *LENGTHS, *AREAS, *(F_SCORES if f_scores else ()), *(PENETRATION if hand else ())
+            *LENGTHS, *AREAS, *KEYPOINTS,
+            *(F_SCORES if f_scores else ()), *(PENETRATION if hand else ()),
         )  # fmt: skip
         for state in ("ids", "values", "curves"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -121,6 +125,7 @@ class HandMetrics(Metric):
             depth = 1000 * vertex_penetration(prediction.vertices, *self._surface)
             figures = depth.amax(1), (depth > 0).double().mean(1)
             values |= dict(zip(PENETRATION, figures, strict=True))
+        values |= _keypoints(prediction, batch)
         self.ids.append(_name(batch.sample_id, self.device))
         self.values.append(_stack([values[name] for name in self.names], self.device))
         self.curves.append(_stack([curves[area] for area in AREAS], self.device))
@@ -203,6 +208,17 @@ def _f_scores(prediction: HandPrediction, batch: HandBatch) -> dict[str, Tensor]
     scores[has_mesh, :2] = functional.f_scores(mesh, target)
     scores[has_mesh, 2:] = functional.f_scores(align(mesh, target, reflection=True), target)
     return dict(zip(F_SCORES, scores.unbind(1), strict=True))
+
+
+def _keypoints(prediction: HandPrediction, batch: HandBatch) -> dict[str, Tensor]:
+    """Return the figures of the projected joints ``(B,)``, NaN in rows without keypoints."""
+    found, target, confidence = (
+        x.detach().float().cpu()
+        for x in (prediction.keypoints_2d, batch.keypoints_2d, batch.confidence)
+    )
+    size = max(batch.image.shape[-2:])
+    figures = keypoint_figures(found, target, (confidence > 0).float(), size)
+    return dict(zip(KEYPOINTS, figures.unbind(1), strict=True))
 
 
 def _on_cpu(points: Tensor) -> Tensor:

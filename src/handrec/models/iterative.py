@@ -30,7 +30,7 @@ class IterativeRegressor(MeshHead):
 
     def regress(self, features: Features, camera: Camera) -> Estimates:
         """Return the hands that the pooled features show; see the base class."""
-        state = mean_state(self.hand, len(features.pooled))
+        state = mean_state(self.hand, features.pooled.shape[0])
         estimates = []
         for _ in range(self.iterations):
             known = torch.cat([features.pooled, state.flat()], dim=1)

@@ -86,8 +86,8 @@ class PyMAF(MeshHead):
         """Return the hand after each iteration and the dense map; see the base class."""
         maps = self.pyramid(features)
         dense = self.dense(maps[-1])
-        state = mean_state(self.hand, len(features.grid))
-        points = self.grid.expand(len(features.grid), -1, -1)
+        state = mean_state(self.hand, features.grid.shape[0])
+        points = self.grid.expand(features.grid.shape[0], -1, -1)
         estimates: list[HandPrediction] = []
         for feature_map, sampler, regressor in zip(
             maps[-len(self.samplers) :], self.samplers, self.regressors, strict=True

@@ -1,0 +1,121 @@
+"""Mixtures of sets with different labels."""
+
+import pytest
+import torch
+from tests.sets import SIZE, drawn, hand_model, rows
+
+from handrec.data.augment import Augmentation
+from handrec.data.coco_hands import CocoHands
+from handrec.data.folder import Folder
+from handrec.data.freihand import FreiHand
+from handrec.data.layouts import write_coco, write_freihand
+from handrec.data.mixed import MixedSets, shares
+from handrec.data.packing import write_drawn
+from handrec.data.shards import Shards
+from handrec.errors import UserError
+
+LABELS = {
+    "freihand": {"joints_3d", "vertices", "pose", "mask"}, "coco": {"visibility"}, "folder": set(),
+    "shards": set(),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, hand = tmp_path_factory.mktemp("mixed"), hand_model("OpenHand")
+    batch = drawn("OpenHand")
+    write_freihand(folder / "freihand", [rows(batch, 0, 6)], [rows(batch, 6, 8)], hand)
+    write_coco(folder / "coco", [batch], hand)
+    write_drawn(folder / "shards", [batch], hand, per_shard=4)
+    return folder
+
+
+def sets(folder, names=("freihand", "coco", "folder", "shards"), **options):
+    common = {
+        "image_size": SIZE, "num_workers": 0, "hand": hand_model("OpenHand"),
+        "augmentation": Augmentation(),
+    } | options  # fmt: skip
+    cached = common | {"cache_dir": str(folder / "labels")}
+    made = {
+        "freihand": lambda: FreiHand(str(folder / "freihand"), **cached),
+        "coco": lambda: CocoHands(str(folder / "coco"), **cached),
+        "folder": lambda: Folder(str(folder / "coco/images"), **cached),
+        "shards": lambda: Shards(str(folder / "shards"), val_share=0.4, **common),
+    }
+    return {name: made[name]() for name in names}
+
+
+def test_rows_have_the_labels_of_their_sets(folder):
+    weights = {"freihand": 2.0, "folder": 0.5}
+    data = MixedSets(sets(folder), weights, batch_size=9)
+    assert data.shares == {"freihand": 4, "coco": 2, "folder": 1, "shards": 2}
+    data.setup("fit")
+    number = 0
+    for batch, _, _ in data.train_dataloader():
+        read = data.on_after_batch_transfer(batch, 0)
+        assert len(read.image) == 9
+        assert len(set(read.sequence.tolist())) == len(set(read.sample_id.tolist()))
+        start = 0
+        for name, count in data.shares.items():
+            part = rows(read, start, start + count)
+            for label in ("joints_3d", "vertices", "pose", "mask", "visibility"):
+                present = getattr(part, f"has_{label}")
+                assert present.all() == (label in LABELS[name]), (name, label)
+                assert not getattr(part, label)[present == 0].any()
+            assert part.confidence.any() == (name != "folder")
+            start += count
+        number += 1
+    assert number == 5  # 20 images of FreiHAND, 4 in a batch, are the longest
+
+
+def test_evaluation_is_that_of_one_set(folder):
+    data = MixedSets(sets(folder), batch_size=8, validate_on="coco")
+    data.setup("fit")
+    (batch,) = [data.on_after_batch_transfer(b, 0) for b in data.val_dataloader()]
+    assert not batch.has_joints_3d.any()
+    assert data.fingerprint("val") == data.sets["coco"].fingerprint("val")
+    assert MixedSets(sets(folder), batch_size=8).submission == "freihand"
+
+
+def test_shares_are_as_near_the_weights_as_whole_rows_are():
+    for batch_size in range(3, 40):
+        weights = {"a": 5.0, "b": 1.0, "c": 0.01}
+        found = shares(weights, batch_size)
+        assert sum(found.values()) == batch_size
+        assert min(found.values()) >= 1
+        if batch_size > 20:
+            assert abs(found["a"] / found["b"] - 5) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weights": {"x": 1.0}}, "a mixture of freihand, coco has no set x"),
+        ({"validate_on": "x"}, "has no set x"),
+        ({"weights": {"coco": 0.0}}, "weights of a mixture are positive"),
+        ({"weights": {"coco": float("nan")}}, "weights of a mixture are positive"),
+        ({"batch_size": 1}, "batch_size 1 has no room for 2 data sets"),
+    ],
+)
+def test_mixtures_that_cannot_be(folder, options, said):
+    with pytest.raises(UserError, match=said):
+        MixedSets(sets(folder, ("freihand", "coco")), **options)
+
+
+def test_sets_that_do_not_fit_together(folder):
+    one, other = sets(folder, ("freihand",)), sets(folder, ("coco",), image_size=32)
+    with pytest.raises(UserError, match="same image_size: freihand 96, coco 32"):
+        MixedSets(one | other)
+    other = sets(folder, ("coco",), hand=hand_model("Mano"))
+    with pytest.raises(UserError, match="same hand: freihand OpenHand, coco Mano"):
+        MixedSets(one | other)
+    with pytest.raises(UserError, match="at least one"):
+        MixedSets({})
+
+
+def test_a_broken_set_stops_the_mixture(folder, tmp_path):
+    (tmp_path / "images").mkdir()
+    chosen = sets(folder, ("freihand", "folder"))
+    chosen["folder"].given_root = str(tmp_path / "images")
+    with pytest.raises(UserError, match="no images"):
+        MixedSets(chosen).setup("fit")
