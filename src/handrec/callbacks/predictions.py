@@ -23,7 +23,8 @@ from handrec.methods.base import HandMethod
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
 from handrec.viz.drawing import MESH_COLOUR, Picture, draw_mesh, draw_skeleton
-from handrec.viz.mesh_export import export_mesh
+from handrec.viz.mesh_export import export_mesh, export_textured_mesh
+from handrec.viz.textured import Render, draw_textured, one_hand, texture_of
 
 COLOURS = {"right": MESH_COLOUR, "left": (255, 190, 130)}
 
@@ -56,6 +57,7 @@ class FoundHand(NamedTuple):
         pose: absolute rotations of the 16 kinematic joints.
         betas: shape coefficients.
         translation: metres.
+        seen: the (right) hand as the method saw it, with texture and light; None without a texture.
     """
 
     item: PhotoHand
@@ -66,6 +68,7 @@ class FoundHand(NamedTuple):
     pose: Float[Tensor, "16 3 3"]
     betas: Float[Tensor, " 10"]
     translation: Float[Tensor, " 3"]
+    seen: HandPrediction | None = None
 
 
 def place_in_photo(
@@ -99,7 +102,8 @@ def place_in_photo(
         pose = pose * mirror[:, None] * mirror
         faces = faces.flip(-1)
     keypoints = keypoints @ affine[:2, :2].T + affine[:2, 2]
-    return FoundHand(item, vertices, faces, joints, keypoints, pose, betas, translation)
+    seen = None if prediction.texture is None else one_hand(prediction, index)
+    return FoundHand(item, vertices, faces, joints, keypoints, pose, betas, translation, seen)
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
@@ -120,6 +124,11 @@ class PredictionWriter(pl.Callback):
     For each photo: ``<stem>_overlay.png``, the photo with every hand's mesh and skeleton (right
     hands blue, left ones orange); ``<stem>.json``, every hand's parameters; ``<stem>_<i>.obj`` and
     so on, the meshes. Everything is in the pixels and the camera frame of the whole photo.
+
+    Where the method says what hands look like, the ``.glb`` has the estimated texture (without
+    light); where it can also draw them (``render(hands, camera, background)``), there is
+    ``<stem>_rendered.png``: the photo, its overlay, and the photo with the hands drawn over it in
+    their estimated texture and light.
 
     Args:
         out: folder, made if missing; files of the same name are replaced.
@@ -180,7 +189,7 @@ class PredictionWriter(pl.Callback):
             affine = batch.crop_to_image[index]
             hand = place_in_photo(outputs, index, items[sample], pl_module.hand.faces, affine)
             name = hand.item.name
-            if all(field.isfinite().all() for field in hand[1:]):
+            if all(field.isfinite().all() for field in hand[1:8]):
                 self._found[name].append(hand)
             else:
                 self._broken.append(f"{name}, box {_rounded(hand.item.box, 1)}")
@@ -217,8 +226,12 @@ class PredictionWriter(pl.Callback):
         meshes: list[dict[str, str]] = []
         for index, hand in enumerate(hands):
             paths = {suffix: Path(f"{stem}_{index}.{suffix}") for suffix in self.formats}
-            for path in paths.values():
-                export_mesh(path, hand.vertices, hand.faces)
+            for suffix, path in paths.items():
+                if suffix == "glb" and hand.seen is not None:
+                    texture = texture_of(method.hand, hand.seen.texture, hand.item.side == "left")
+                    export_textured_mesh(path, hand.vertices, hand.faces, texture)
+                else:
+                    export_mesh(path, hand.vertices, hand.faces)
             meshes.append({suffix: path.name for suffix, path in paths.items()})
         checkpoint = trainer.ckpt_path
         report = {
@@ -232,15 +245,19 @@ class PredictionWriter(pl.Callback):
         # Rows of numbers on one line each; no string holds the line break that the pattern wants.
         rows = re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda row: f"[{' '.join(row[1].split())}]", text)
         Path(f"{stem}.json").write_text(rows + "\n", encoding="utf-8")
-        picture = self._draw(hands)
-        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        Path(f"{stem}_overlay.png").write_bytes(encoded.tobytes())
+        overlay = self._draw(hands)
+        _write_png(Path(f"{stem}_overlay.png"), overlay)
+        render = getattr(method, "render", None)
+        if render is not None and any(hand.seen is not None for hand in hands):
+            photo = read_image(hands[0].item.path)
+            panels = [photo, overlay, _render(photo, hands, render)]
+            _write_png(Path(f"{stem}_rendered.png"), np.concatenate(panels, axis=1))
 
     def _draw(self, hands: list[FoundHand]) -> Picture:
         """Return the photo with its hands, the farthest drawn first."""
         picture = read_image(hands[0].item.path)
         intrinsics = torch.from_numpy(hands[0].item.intrinsics)
-        for hand in sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean())):
+        for hand in _farthest_first(hands):
             picture = draw_mesh(
                 picture,
                 hand.vertices,
@@ -252,6 +269,25 @@ class PredictionWriter(pl.Callback):
         for hand in hands:
             picture = draw_skeleton(picture, hand.keypoints_2d)
         return picture
+
+
+def _farthest_first(hands: list[FoundHand]) -> list[FoundHand]:
+    return sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean()))
+
+
+def _render(photo: Picture, hands: list[FoundHand], render: Render) -> Picture:
+    """Return the photo with its hands in their estimated texture and light."""
+    for hand in _farthest_first(hands):
+        if hand.seen is not None:
+            intrinsics = torch.from_numpy(hand.item.intrinsics)
+            mirrored = hand.item.side == "left"
+            photo = draw_textured(photo, hand.seen, intrinsics, render, mirrored)
+    return photo
+
+
+def _write_png(path: Path, picture: Picture) -> None:
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())
 
 
 def describe(hands: list[FoundHand], meshes: list[dict[str, str]]) -> dict[str, Any]:
