@@ -30,10 +30,12 @@ COLUMNS = {
 }
 
 #: More of them, where a split holds videos.
-TEMPORAL_COLUMNS = dict(zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD"), TEMPORAL, strict=True))
+TEMPORAL_COLUMNS = dict(
+    zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD", "TEXTURE-SD"), TEMPORAL, strict=True)
+)
 
 #: Digits after the point; three for shares.
-_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd"), 2) | {"accel_error": 0}
+_DIGITS = dict.fromkeys((*LENGTHS, "jitter", "bone_sd", "texture_sd"), 2) | {"accel_error": 0}
 
 LEGEND = (
     "Lengths in mm, means over n samples. MPJPE, MPVPE: joints and vertices relative to the wrist "
@@ -50,6 +52,11 @@ TEMPORAL_LEGEND = (
     "m/s^3; both at 30 frames per second.",
     "SHAPE-SD, BONE-SD: standard deviation of shape coefficients and of bone lengths (mm) along a "
     "video, where both are constant in truth.",
+)
+
+TEXTURE_LEGEND = (
+    "TEXTURE-SD: standard deviation of the predicted colours without light along a video, levels "
+    "of 255.",
 )
 
 CONTACT_CAPTION = (
@@ -110,14 +117,16 @@ def table(named: list[tuple[str, Evaluated]]) -> Table:
     Args:
         named: rows by what they are called in this table.
     """
-    temporal = any("jitter" in row.results for _, row in named)
-    columns = COLUMNS | (TEMPORAL_COLUMNS if temporal else {})
+    had = {metric for _, row in named for metric in row.results}
+    columns = COLUMNS | {name: key for name, key in TEMPORAL_COLUMNS.items() if key in had}
+    legend = LEGEND + (TEMPORAL_LEGEND if "jitter" in had else ())
+    legend += TEXTURE_LEGEND if "texture_sd" in had else ()
     cells = []
     for name, row in named:
         values = [(figures(row).get(metric), _DIGITS.get(metric, 3)) for metric in columns.values()]
         text = ["–" if value is None else f"{value:.{digits}f}" for value, digits in values]
         cells.append([name, row.size, *text])
-    return Table(["", "n", *columns], cells, LEGEND + (TEMPORAL_LEGEND if temporal else ()))
+    return Table(["", "n", *columns], cells, legend)
 
 
 def print_table(reports: list[SplitReport], title: str) -> None:
@@ -189,7 +198,7 @@ def _content(report: SplitReport) -> dict[str, Any]:
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
         "millimetres; auc_*, f* and pa_f* are shares in [0, 1]; accel_error mm/s^2, jitter m/s^3,"
-        " shape_sd coefficients"
+        " shape_sd coefficients, bone_sd millimetres, texture_sd levels of 255"
     )
     return {**report.facts, "units": units, "warnings": report.warnings, "results": results}
 

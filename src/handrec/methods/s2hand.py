@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from handrec.errors import UserError
 from handrec.hand.anatomy import rest_hand
@@ -164,6 +165,7 @@ class S2HAND(HandMethod):
         self.axis_angle_limits: Tensor
         self.surface = Laplacian(hand.template, hand.faces)
         self.lr, self.halvings = lr, halvings
+        self.keypoint_error = MeanMetric(nan_strategy="disable")
         self.starts = [
             (shape_checkpoint, ("backbone.", "regressor.")),
             (keypoints_checkpoint, ("keypoints.",)),
@@ -216,6 +218,26 @@ class S2HAND(HandMethod):
         loss = total(terms, self.weights)
         self.log_losses(terms | self.counts(batch), loss)
         return loss
+
+    def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
+        """Measure errors, that against the detected keypoints among them."""
+        found = self.reconstruct(batch)
+        self.validation_metrics.update(found, batch)
+        size = batch.camera.image_size
+        distance = s2hand.length(
+            s2hand.to_published_pixels(found.keypoints_2d - batch.keypoints_2d, size)
+        )
+        self.keypoint_error.update(distance, batch.confidence)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/keypoints_px``, which chooses the best checkpoint: it needs no 3D label.
+
+        The mean distance from the detected keypoints, weighted by their confidences, in pixels of
+        a crop of 224.
+        """
+        super().on_validation_epoch_end()
+        self.log("val/keypoints_px", self.keypoint_error.compute(), prog_bar=True)
+        self.keypoint_error.reset()
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""
