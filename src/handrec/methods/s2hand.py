@@ -165,7 +165,7 @@ class S2HAND(HandMethod):
         self.axis_angle_limits: Tensor
         self.surface = Laplacian(hand.template, hand.faces)
         self.lr, self.halvings = lr, halvings
-        self.keypoint_error = MeanMetric(nan_strategy="disable")
+        self.keypoint_error = MeanMetric()
         self.starts = [
             (shape_checkpoint, ("backbone.", "regressor.")),
             (keypoints_checkpoint, ("keypoints.",)),
