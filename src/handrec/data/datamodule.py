@@ -17,11 +17,13 @@ class HandDataModule(pl.LightningDataModule, ABC):
         name: of the data set, as reports show it.
         description: what else tells its test splits from another's of the same name.
         test_splits: names of the test splits, in the order of the test loaders.
+        intrinsics_known: whether ``K`` is that of the cameras, or assumed to be an ordinary one.
     """
 
     name: str
     description: str = ""
     test_splits: tuple[str, ...] = ("test",)
+    intrinsics_known: bool = True
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:

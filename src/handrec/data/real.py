@@ -24,7 +24,7 @@ from handrec.hand.base import HandModel
 from handrec.types import HandBatch
 
 #: Raise whenever the same files give other labels: caches are keyed on it.
-LABELS_VERSION = 1
+LABELS_VERSION = 2
 
 #: Environment variable that names the folder of all data sets.
 ROOT_VARIABLE = "HANDREC_DATA"

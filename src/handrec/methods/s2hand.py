@@ -175,9 +175,20 @@ class S2HAND(HandMethod):
         """Start from other runs' checkpoints; a resumed training then reads its own over them."""
         super().setup(stage)
         if stage == "fit":
+            self._check_cameras()
             for path, prefixes in self.starts:
                 if path is not None:
                     load_parts(self, path, prefixes)
+
+    def _check_cameras(self) -> None:
+        """Refuse to learn metres from crops of unknown cameras."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.regressor.camera == "perspective" and not getattr(data, "intrinsics_known", True):
+            raise UserError(
+                f"{data.name} does not know its cameras' intrinsics K, without which a place in"
+                " metres cannot be learned: give them, or take the weak perspective,"
+                " --model.init_args.regressor.init_args.camera=weak"
+            )
 
     def see(self, batch: HandBatch) -> Seen:
         """Return what every branch says of the images."""
