@@ -12,7 +12,10 @@ from scipy.spatial.transform import Rotation
 from handrec.callbacks.predictions import PredictionWriter, output_names, place_in_photo
 from handrec.data.photos import PhotoHand, Photos
 from handrec.errors import UserError
+from handrec.hand.openhand import OpenHand
 from handrec.methods.base import HandMethod
+from handrec.models.s2hand_appearance import draw_hand
+from handrec.render.lights import Light
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import HandBatch, HandPrediction
 
@@ -219,6 +222,51 @@ class TestPrediction:
     def test_photos_are_not_written_among(self, photos):
         with pytest.raises(UserError, match="lies in the output folder"):
             predict(photos, photos)
+
+
+class TexturedHand(FixedHand):
+    """Puts a hand with a red thumb side there, and draws it as red as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.hand = OpenHand()
+
+    def reconstruct(self, batch):
+        found = super().reconstruct(batch)
+        count, faces = len(batch.image), self.hand.faces
+        red = (self.hand.template[faces].mean(1)[:, 2] > 0).float()
+        texture = torch.stack([red, 0 * red, 1 - red], dim=1).expand(count, -1, -1)
+        light = Light(torch.ones(count, 3), torch.zeros(count, 3), torch.ones(count, 3))
+        return found._replace(texture=texture, light=light)
+
+    def render(self, hands, camera, background):
+        return draw_hand(
+            TorchRasterizer(), self.hand, hands.vertices, hands.texture, hands.light, camera,
+            background,
+        )  # fmt: skip
+
+
+def test_textures_are_written_and_drawn(photos, tmp_path):
+    predict(photos, tmp_path / "out", TexturedHand())
+    for index, side in enumerate((1, -1)):
+        mesh = trimesh.load(tmp_path / f"out/a_{index}.glb", process=False, force="mesh")
+        assert mesh.volume > 0
+        colours = mesh.visual.material.to_color(mesh.visual.uv)[:, :3].astype(int)
+        red = colours[:, 0] > 200
+        # Red is the thumb's side, x and z of the camera as the hand lies at rest.
+        z = mesh.vertices[:, 2] * -1
+        assert (z[red].min() > z[~red].min()) & (z[red].max() > z[~red].max())
+        x = mesh.vertices[:, 0] * side
+        assert x.min() - x.mean() < -0.05  # fingers to the left; of the left hand, to the right
+    panels = read_png(tmp_path / "out/a_rendered.png")
+    assert panels.shape == (150, 3 * 240, 3)
+    photo, overlay, rendered = np.split(panels, 3, axis=1)
+    assert (photo == 90).all()
+    np.testing.assert_array_equal(overlay, read_png(tmp_path / "out/a_overlay.png"))
+    red, blue = ((rendered[..., i] > 200) & (rendered[..., 1] < 60) for i in (0, 2))
+    for half in (slice(None, 115), slice(115, None)):
+        assert red[:, half].sum() > 20
+        assert blue[:, half].sum() > 20
 
 
 @pytest.mark.parametrize(

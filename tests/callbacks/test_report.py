@@ -235,6 +235,24 @@ def test_only_splits_with_videos_have_temporal_figures(tmp_path, capsys):
     assert "ACCEL" not in capsys.readouterr().out
 
 
+def test_textures_that_flicker_have_a_column(tmp_path, capsys):
+    class Flickering(FakeMethod):
+        def reconstruct(self, batch):
+            bright = batch.frame[:, None, None] % 2 * torch.full((1, 80, 3), 0.5)
+            return super().reconstruct(batch)._replace(texture=bright)
+
+    evaluate(FakeMethod(), tmp_path, SeveralSplits())
+    assert "TEXTURE-SD" not in capsys.readouterr().out
+    folder = evaluate(Flickering(), tmp_path, SeveralSplits()).parent
+    results = json.loads((folder / "metrics.json").read_text())["splits"]["video"]["results"]
+    # Videos of three and of five frames: 0, 1, 0 and 0, 1, 0, 1, 0.
+    expected = 127.5 * np.mean([np.std([0, 1, 0]), np.std([0, 1, 0, 1, 0])])
+    assert results["Flickering"]["texture_sd"] == pytest.approx(expected, rel=1e-5)
+    assert "texture_sd" not in results["mean hand"]
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "video: Flickering" in x)
+    assert line.split()[-1] == f"{expected:.2f}"
+
+
 def test_suspicions_reach_the_reader(tmp_path, capsys):
     # The tiny hand is almost flat: bend it, or a mirror would change nothing.
     bend = 0.05 * torch.randn(12, 3, generator=torch.Generator().manual_seed(0))

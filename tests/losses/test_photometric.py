@@ -1,6 +1,7 @@
 """S2HAND's photometric losses against loops and other libraries."""
 
 import kornia
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,24 @@ def test_ssim_is_kornias_but_for_the_border(pictures):
     theirs = kornia.metrics.ssim(rendered, image, 11, eps=0.0)[..., 5:-5, 5:-5]
     assert torch.allclose(ours, theirs, atol=1e-9)
     assert torch.allclose(loss.ssim_map(image, image), torch.ones_like(image))
+
+
+def test_ssim_is_the_loop(pictures):
+    """Window by window, in numpy, border included."""
+    rendered, image = (x[0].numpy() for x in pictures[:2])
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / 4.5)
+    window /= window.sum()
+    found = loss.ssim_map(*pictures[:2])[0]
+    padded = [np.pad(x, ((0, 0), (5, 5), (5, 5))) for x in (rendered, image)]
+    for c, y, x in [(0, 0, 0), (1, 8, 7), (2, 15, 13), (0, 3, 11)]:
+        a, b = (p[c, y : y + 11, x : x + 11] for p in padded)
+        m_a, m_b = (window * a).sum(), (window * b).sum()
+        covariance = (window * a * b).sum() - m_a * m_b
+        variances = (window * a * a).sum() - m_a**2 + (window * b * b).sum() - m_b**2
+        expected = (2 * m_a * m_b + 1e-4) * (2 * covariance + 9e-4)
+        expected /= (m_a**2 + m_b**2 + 1e-4) * (variances + 9e-4)
+        assert found[c, y, x].item() == pytest.approx(expected)
 
 
 def test_texture_regularity_is_per_sample(pictures):

@@ -112,6 +112,64 @@ def test_no_3d_label_enters_the_2d_branch(batch):
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
+def weights_after(method, batch, steps=3):
+    """Return the losses of some steps of training, and the weights after them."""
+    losses = []
+    optimizer = Adam(method.parameters(), lr=1e-3)
+    for step in range(steps):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        loss = method.training_step(batch, step)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, method.state_dict()
+
+
+@pytest.mark.parametrize("kind", [S2HAND, S2HANDKeypoints, S2HANDVideo])
+def test_trainings_with_and_without_labels_are_equal_to_the_bit(hand, batch, kind):
+    def build():
+        if kind is not S2HANDKeypoints:
+            return method_of(hand, kind)
+        torch.manual_seed(0)
+        method = S2HANDKeypoints(Hourglass(1, 16, 2, 1))
+        method.log_losses = lambda *_: None
+        return method
+
+    losses, weights = weights_after(build(), batch)
+    blind, found = weights_after(build(), without_labels(batch))
+    assert blind == losses
+    assert torch.tensor(losses).isfinite().all()
+    assert losses[-1] < losses[0]
+    for name, value in weights.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_no_3d_label_chooses_the_checkpoint(hand, batch):
+    absent = {name: torch.zeros_like(x) for name, x in without_labels(batch)._asdict().items()
+              if x.is_floating_point() and x.isnan().any()}  # fmt: skip
+    figures = []
+    for given in (batch, batch._replace(**absent)):  # metrics of 3D labels cannot do with NaN
+        method = method_of(hand).eval()
+        logged = {}
+        method.log = lambda name, value, logged=logged, **_: logged.update({name: value})
+        method.log_dict = lambda values, logged=logged: logged.update(values)
+        with torch.no_grad():
+            method.validation_step(given, 0)
+            method.on_validation_epoch_end()
+        figures.append(logged["val/keypoints_px"].item())
+    assert figures[0] == figures[1]
+    with torch.no_grad():
+        found = method.reconstruct(batch).keypoints_2d
+    total = weight = 0.0
+    for b in range(len(found)):
+        for j in range(21):
+            c = batch.confidence[b, j].item()
+            distance = (found[b, j] - batch.keypoints_2d[b, j]).norm().item()
+            total, weight = total + c * distance * 224 / SIZE, weight + c
+    assert figures[0] == pytest.approx(total / weight, rel=1e-5)
+
+
 def test_every_parameter_gets_a_gradient(hand, batch):
     method = method_of(hand, S2HANDVideo)
     _, found = gradients(method, batch)

@@ -131,6 +131,26 @@ def test_units():
     assert figures["bone_sd"] < 1e-4
 
 
+@pytest.mark.parametrize("shape", [(40, 3), (3, 5, 8), (600, 3)])
+def test_texture_spread_is_numpy_s(shape):
+    """Colours of faces, a small atlas, and more faces than are kept."""
+    batch = video(frames=12)
+    noise = torch.rand(12, *shape, generator=torch.Generator().manual_seed(0))
+    flicker = torch.linspace(0, 1, 12).view(-1, *[1] * len(shape))
+    metrics = TemporalMetrics()
+    metrics.update(predict(batch)._replace(texture=flicker * noise), batch)
+    # The mean over places and channels; of 600 faces 512 are taken, so nearly.
+    expected = 255 * (flicker * noise).numpy().std(0).mean()
+    relative = 0.03 if shape[0] == 600 else 1e-5
+    assert metrics.compute()["texture_sd"].item() == pytest.approx(expected, rel=relative)
+    metrics.reset()
+    metrics.update(predict(batch)._replace(texture=noise[:1].expand(12, *shape)), batch)
+    assert metrics.compute()["texture_sd"] < 1e-4
+    metrics.reset()
+    metrics.update(predict(batch), batch)
+    assert "texture_sd" not in metrics.compute()
+
+
 def test_pictures_that_are_no_videos_have_no_figures():
     metrics = TemporalMetrics()
     metrics.update(predict(fake_batch()), fake_batch())

@@ -19,12 +19,14 @@ from handrec.data.photos import PhotoHand, Photos
 from handrec.data.stages import describe_stages
 from handrec.errors import UserError
 from handrec.geometry.rotations import matrix_to_axis_angle
+from handrec.hand.base import HandModel
 from handrec.methods.base import HandMethod
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
 from handrec.viz.drawing import MESH_COLOUR, Picture, draw_mesh, draw_skeleton
-from handrec.viz.mesh_export import export_mesh
+from handrec.viz.mesh_export import export_mesh, export_textured_mesh
 from handrec.viz.report import encode_png
+from handrec.viz.textured import Render, draw_textured, one_hand, texture_of
 from handrec.viz.viewer import ShownHand, ViewerPage
 
 COLOURS = {"right": MESH_COLOUR, "left": (255, 190, 130)}
@@ -58,6 +60,7 @@ class FoundHand(NamedTuple):
         pose: absolute rotations of the 16 kinematic joints.
         betas: shape coefficients.
         translation: metres.
+        seen: the (right) hand as the method saw it, with texture and light; None without a texture.
     """
 
     item: PhotoHand
@@ -68,6 +71,7 @@ class FoundHand(NamedTuple):
     pose: Float[Tensor, "16 3 3"]
     betas: Float[Tensor, " 10"]
     translation: Float[Tensor, " 3"]
+    seen: HandPrediction | None = None
 
 
 def place_in_photo(
@@ -101,7 +105,8 @@ def place_in_photo(
         pose = pose * mirror[:, None] * mirror
         faces = faces.flip(-1)
     keypoints = keypoints @ affine[:2, :2].T + affine[:2, 2]
-    return FoundHand(item, vertices, faces, joints, keypoints, pose, betas, translation)
+    seen = None if prediction.texture is None else one_hand(prediction, index)
+    return FoundHand(item, vertices, faces, joints, keypoints, pose, betas, translation, seen)
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
@@ -144,6 +149,11 @@ class PredictionWriter(NetworkTimer):
     hands blue, left ones orange); ``<stem>.json``, every hand's parameters; ``<stem>_<i>.obj`` and
     so on, the meshes; ``viewer.html``, all of them in 3D. Everything is in the pixels and the
     camera frame of the whole photo.
+
+    Where the method says what hands look like, the ``.glb`` has the estimated texture (without
+    light); where it can also draw them (``render(hands, camera, background)``), there is
+    ``<stem>_rendered.png``: the photo, its overlay, and the photo with the hands drawn over it in
+    their estimated texture and light.
 
     Args:
         out: folder, made if missing; files of the same name are replaced.
@@ -207,7 +217,7 @@ class PredictionWriter(NetworkTimer):
             affine = batch.crop_to_image[index]
             hand = place_in_photo(outputs, index, items[sample], pl_module.hand.faces, affine)
             name = hand.item.name
-            if all(field.isfinite().all() for field in hand[1:]):
+            if all(field.isfinite().all() for field in hand[1:8]):
                 self._found[name].append(hand)
             else:
                 self._broken.append(f"{name}, box {_rounded(hand.item.box, 1)}")
@@ -256,24 +266,33 @@ class PredictionWriter(NetworkTimer):
         stem.parent.mkdir(parents=True, exist_ok=True)
         with self.stages("write"):
             meshes = [
-                self._write_meshes(Path(f"{stem}_{index}"), hand)
+                self._write_meshes(Path(f"{stem}_{index}"), hand, method.hand)
                 for index, hand in enumerate(hands)
             ]
             report = {"photo": name, **describe_method(trainer, method), **describe(hands, meshes)}
             Path(f"{stem}.json").write_text(to_json(report) + "\n", encoding="utf-8")
         picture = _photos(trainer).picture(hands[0].item.path)
+        panels = [picture]
         with self.stages("draw"):
-            overlay = draw_hands(picture, hands, self.rasterizer)
+            panels.append(draw_hands(picture, hands, self.rasterizer))
+            if any(hand.seen is not None for hand in hands) and hasattr(method, "render"):
+                panels.append(draw_hands_in_colour(picture, hands, method.render))
         with self.stages("write"):
-            Path(f"{stem}_overlay.png").write_bytes(encode_png(overlay))
+            Path(f"{stem}_overlay.png").write_bytes(encode_png(panels[1]))
+            if len(panels) > 2:
+                Path(f"{stem}_rendered.png").write_bytes(encode_png(np.concatenate(panels, axis=1)))
             if self._page is not None:
                 self._page.add(name, picture, hands[0].item.intrinsics, shown(hands))
 
-    def _write_meshes(self, stem: Path, hand: FoundHand) -> dict[str, str]:
+    def _write_meshes(self, stem: Path, hand: FoundHand, model: HandModel) -> dict[str, str]:
         """Write the meshes of one hand; return their names by suffix."""
         paths = {suffix: Path(f"{stem}.{suffix}") for suffix in self.formats}
-        for path in paths.values():
-            export_mesh(path, hand.vertices, hand.faces)
+        for suffix, path in paths.items():
+            if suffix == "glb" and hand.seen is not None:
+                texture = texture_of(model, hand.seen.texture, hand.item.side == "left")
+                export_textured_mesh(path, hand.vertices, hand.faces, texture)
+            else:
+                export_mesh(path, hand.vertices, hand.faces)
         return {suffix: path.name for suffix, path in paths.items()}
 
 
@@ -340,6 +359,26 @@ def describe_hand(hand: FoundHand, files: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def draw_hands_in_colour(picture: Picture, hands: Sequence[FoundHand], render: Render) -> Picture:
+    """Return the photo with its hands in their estimated texture and light.
+
+    Args:
+        picture: the photo.
+        hands: in it.
+        render: of the method.
+    """
+    for hand in farthest_first(hands):
+        if hand.seen is not None:
+            intrinsics, is_left = torch.from_numpy(hand.item.intrinsics), hand.item.side == "left"
+            picture = draw_textured(picture, hand.seen, intrinsics, render, is_left)
+    return picture
+
+
+def farthest_first(hands: Sequence[FoundHand]) -> list[FoundHand]:
+    """Return hands in the order in which to draw them."""
+    return sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean()))
+
+
 def draw_hands(
     picture: Picture, hands: Sequence[FoundHand], rasterizer: Rasterizer | None = None
 ) -> Picture:
@@ -350,7 +389,7 @@ def draw_hands(
         hands: in it.
         rasterizer: draws the meshes; None takes ``warp``.
     """
-    for hand in sorted(hands, key=lambda hand: -float(hand.vertices[:, 2].mean())):
+    for hand in farthest_first(hands):
         picture = draw_mesh(
             picture,
             hand.vertices,

@@ -31,7 +31,9 @@ COLUMNS = {
 }
 
 #: More of them, where a split holds videos.
-TEMPORAL_COLUMNS = dict(zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD"), TEMPORAL, strict=True))
+TEMPORAL_COLUMNS = dict(
+    zip(("ACCEL", "JITTER", "SHAPE-SD", "BONE-SD", "TEXTURE-SD"), TEMPORAL, strict=True)
+)
 
 #: More of them, where a row has them.
 PENETRATION_COLUMNS = dict(zip(("DEPTH", "INSIDE"), PENETRATION, strict=True))
@@ -43,7 +45,7 @@ KEYPOINT_COLUMNS = dict(
 
 #: Digits after the point; three for shares.
 _DIGITS = {"accel_error": 0} | dict.fromkeys(
-    (*LENGTHS, "jitter", "bone_sd", "penetration", "kp_px", "kp_box"), 2
+    (*LENGTHS, "jitter", "bone_sd", "texture_sd", "penetration", "kp_px", "kp_box"), 2
 )
 
 LEGEND: tuple[str, ...] = (
@@ -66,6 +68,11 @@ TEMPORAL_LEGEND = (
 PENETRATION_LEGEND = (
     "DEPTH: how deep the deepest vertex is inside another part of its own hand, mm; INSIDE: share "
     "of the vertices that are. 0 for a hand that does not run into itself; no labels are needed.",
+)
+
+TEXTURE_LEGEND = (
+    "TEXTURE-SD: standard deviation of the predicted colours without light along a video, levels "
+    "of 255.",
 )
 
 KEYPOINT_LEGEND = (
@@ -143,6 +150,7 @@ def table(named: list[tuple[str, Evaluated]]) -> Table:
     columns = COLUMNS | {name: key for name, key in further.items() if key in had}
     legend = LEGEND + (PENETRATION_LEGEND if "penetration" in had else ())
     legend += TEMPORAL_LEGEND if "jitter" in had else ()
+    legend += TEXTURE_LEGEND if "texture_sd" in had else ()
     if all(is_2d_only(row.results) for _, row in named):
         columns, legend = KEYPOINT_COLUMNS, KEYPOINT_LEGEND
     cells = []
@@ -222,7 +230,8 @@ def _content(report: SplitReport) -> dict[str, Any]:
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
         "millimetres; auc_*, f*, pa_f* and penetration_share are shares in [0, 1];"
-        " accel_error mm/s^2, jitter m/s^3, shape_sd coefficients; kp_px pixels of a 224 px crop,"
+        " accel_error mm/s^2, jitter m/s^3, shape_sd coefficients, bone_sd millimetres,"
+        " texture_sd levels of 255; kp_px pixels of a 224 px crop,"
         " kp_box per cent of the box around the keypoints, kp_pck* and kp_auc shares"
     )
     return {**report.facts, "units": units, "warnings": report.warnings, "results": results}

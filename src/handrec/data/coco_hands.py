@@ -27,7 +27,7 @@ class _Found(NamedTuple):
         where: file and annotation, for messages.
         image: entry of the image.
         box: ``(x1, y1, x2, y2)``, or None where there is none.
-        keypoints: ``(21, 3)``: x, y and COCO's visibility flag, in the file's order.
+        keypoints: ``(21, 3)``: x, y and COCO's visibility flag or a score, in the file's order.
         scores: confidences of detected keypoints; ones for annotated ones.
         side: of the body.
     """
@@ -47,7 +47,8 @@ class CocoHands(RealHands):
     RHD) and those of COCO-WholeBody, whose people have up to two hands. The order of keypoints is
     taken from the names in ``categories``. A flag of 0 is an absent keypoint; whether the others
     are hidden is a label only in files that tell 1 (hidden) from 2 (visible). ``keypoint_scores``
-    of an annotation, as ``handrec data keypoints`` writes them, are confidences.
+    of an annotation, as ``handrec data keypoints`` writes them, are confidences, and so are scores
+    of a detector between 0 and 1 in the place of flags.
 
     The side of the body is read from ``side`` or ``hand_type`` of an annotation, if it says.
     Cameras are unknown: :func:`~handrec.data.crops.default_intrinsics`.
@@ -68,6 +69,7 @@ class CocoHands(RealHands):
     name = "coco_hands"
     folders = ("coco_hands",)
     marker = "."
+    intrinsics_known = False
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class CocoHands(RealHands):
             is_left=torch.tensor([float(hand.side == "left") for hand in hands]),
             intrinsics=torch.from_numpy(cameras).float(),
             keypoints_2d=keypoints,
-            confidence=known * scores,
+            confidence=points[..., 2].clamp(0, 1) * scores,
             visibility=(points[..., 2] == 2).float() * told[:, None],
             has_visibility=told,
         )

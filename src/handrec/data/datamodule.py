@@ -20,12 +20,14 @@ class HandDataModule(pl.LightningDataModule, ABC):
         description: what else tells its test splits from another's of the same name.
         test_splits: names of the test splits, in the order of the test loaders.
         submission: the official evaluation that hands of the test split can be handed in to.
+        intrinsics_known: whether ``K`` is that of the cameras, or assumed to be an ordinary one.
     """
 
     name: str
     description: str = ""
     test_splits: tuple[str, ...] = ("test",)
     submission: ProtocolName | None = None
+    intrinsics_known: bool = True
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:

@@ -38,6 +38,7 @@ class Folder(RealHands):
     name = "folder"
     folders = ("folder",)
     marker = "."
+    intrinsics_known = False
     parts = MappingProxyType({"train": "images", "val": "images", "test": "images"})
 
     def __init__(

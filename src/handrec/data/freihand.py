@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from handrec.data.columns import hashed_share, image_size, joints_box, numbered, shift_centres
+from handrec.data.detections import detected_boxes, one_for_each, read_detections
 from handrec.data.json_arrays import read_array
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
@@ -39,6 +40,9 @@ class FreiHand(RealHands):
     Args:
         root: the folder with ``training_xyz.json``.
         versions: colour versions to train on.
+        detections: a detector's file (:func:`~handrec.data.detections.read_detections`), relative
+            to the root, whose keypoints and boxes the training part has instead of the labelled
+            ones, in all versions; one entry for each of the unique images.
         val_share: of the hands, for validation.
         **options: see :class:`~handrec.data.real.RealHands`.
     """
@@ -53,6 +57,7 @@ class FreiHand(RealHands):
         self,
         root: str | None = None,
         versions: tuple[Version, ...] = VERSIONS,
+        detections: str | None = None,
         val_share: float = 0.05,
         **options: Any,
     ) -> None:
@@ -60,15 +65,17 @@ class FreiHand(RealHands):
         if not versions or not 0 < val_share < 1:
             raise UserError("freihand wants at least one of its versions and val_share in (0, 1)")
         self.versions, self.val_share = tuple(versions), val_share
+        self.detections = detections
 
     def facts(self) -> dict[str, Any]:
         """Return the options that the labels depend on."""
-        return {"versions": self.versions}
+        return {"versions": self.versions, "detections": self.detections}
 
     def sources(self, part: str) -> list[Path]:
         """Return the annotation files and the folder of images."""
         kinds = ("K", "xyz", "verts", "mano")
         files = [self.root / f"{part}_{kind}.json" for kind in kinds]
+        files += [self.root / self.detections] if self.detections else []
         return [*files, self.root / MARK, self.root / part / "rgb", self.root / part / "mask"]
 
     def read(self, part: str) -> Annotated:
@@ -88,6 +95,8 @@ class FreiHand(RealHands):
         if not labels.has_joints_3d.any():
             box = torch.tensor([[0.0, 0.0, width, height]])
             labels = labels._replace(box=box.repeat(count, 1))
+        if part == "training" and self.detections is not None:
+            labels = self._with_detections(labels)
         sequence, frame = numbered(len(files))
         row = torch.arange(len(files)) % count
         return Annotated(files, masks, row, sequence, frame, labels, labelled_hand(self.root))
@@ -141,6 +150,15 @@ class FreiHand(RealHands):
             pose, betas = mano[:, 0, :48], mano[:, 0, 48:58]
             labels = labels._replace(axis_angle=pose, betas=betas, has_pose=present)
         return labels
+
+    def _with_detections(self, labels: Labels) -> Labels:
+        """Return labels with a detector's keypoints and boxes."""
+        path = self.root / str(self.detections)
+        found, names = read_detections(path), [f"{k:08d}.jpg" for k in range(len(labels.box))]
+        rows = one_for_each(found, names, str(path))
+        keypoints, confidence = found.keypoints[rows], found.confidence[rows]
+        box = detected_boxes(keypoints, confidence, labels.image_size)
+        return labels._replace(keypoints_2d=keypoints, confidence=confidence, box=box)
 
     def _array(
         self, part: str, kind: str, shape: tuple[int | None, ...], count: int

@@ -65,21 +65,23 @@ def ssim_map(
 ) -> Float[Tensor, "b c h w"]:
     """Return the structural similarity about each pixel (Z. Wang et al., TIP 13(4), 2004).
 
-    Gaussian windows of 11 x 11, standard deviation 1.5, zeros beyond the border; values in [0, 1].
+    ``(2 m_a m_b + C1) (2 s_ab + C2) / ((m_a^2 + m_b^2 + C1) (s_a^2 + s_b^2 + C2))``, ``m`` means
+    and ``s`` covariances under Gaussian windows of 11 x 11, standard deviation 1.5, zeros beyond
+    the border; C1 = 0.01^2, C2 = 0.03^2; values in [0, 1].
     """
-    stacked = torch.cat([first, second, first * first, second * second, first * second], dim=1)
-    mean_a, mean_b, square_a, square_b, product = _blur(stacked).chunk(5, dim=1)
-    covariance = product - mean_a * mean_b
-    variances = square_a - mean_a.square() + square_b - mean_b.square()
-    similar = (2 * mean_a * mean_b + _SSIM_C1) * (2 * covariance + _SSIM_C2)
-    ssim: Tensor = similar / (
-        (mean_a.square() + mean_b.square() + _SSIM_C1) * (variances + _SSIM_C2)
-    )
+    # Channels last: CPUs' separate convolutions of channels are several times faster.
+    first, second = (x.contiguous(memory_format=torch.channels_last) for x in (first, second))
+    mean_b, square_b = _blur(torch.cat([second, second * second], dim=1)).chunk(2, dim=1)
+    moments = _blur(torch.cat([first, first * first, first * second], dim=1))
+    mean_a, square_a, product = moments.chunk(3, dim=1)
+    means, squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
+    similar = (2 * means + _SSIM_C1) * (2 * (product - means) + _SSIM_C2)
+    ssim: Tensor = similar / ((squares + _SSIM_C1) * (square_a + square_b - squares + _SSIM_C2))
     return ssim
 
 
 def _blur(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Return the means under the windows; channel by channel, as CPUs are fast at."""
+    """Return the means under the windows, row by row and then column by column."""
     channels = images.shape[1]
     offsets = torch.arange(-5, 6, device=images.device, dtype=images.dtype)
     window = torch.exp(-offsets.square() / (2 * 1.5**2))

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from handrec.errors import UserError
 from handrec.hand.anatomy import rest_hand
@@ -166,6 +167,7 @@ class S2HAND(HandMethod):
         self.axis_angle_limits: Tensor
         self.surface = Laplacian(hand.template, hand.faces)
         self.lr, self.halvings = lr, halvings
+        self.keypoint_error = MeanMetric()
         self.starts = [
             (shape_checkpoint, ("backbone.", "regressor.")),
             (keypoints_checkpoint, ("keypoints.",)),
@@ -175,9 +177,20 @@ class S2HAND(HandMethod):
         """Start from other runs' checkpoints; a resumed training then reads its own over them."""
         super().setup(stage)
         if stage == "fit":
+            self._check_cameras()
             for path, prefixes in self.starts:
                 if path is not None:
                     load_parts(self, path, prefixes)
+
+    def _check_cameras(self) -> None:
+        """Refuse to learn metres from crops of unknown cameras."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if self.regressor.camera == "perspective" and not getattr(data, "intrinsics_known", True):
+            raise UserError(
+                f"{data.name} does not know its cameras' intrinsics K, without which a place in"
+                " metres cannot be learned: give them, or take the weak perspective,"
+                " --model.init_args.regressor.init_args.camera=weak"
+            )
 
     def see(self, batch: HandBatch) -> Seen:
         """Return what every branch says of the images."""
@@ -218,6 +231,26 @@ class S2HAND(HandMethod):
         loss = total(terms, self.weights)
         self.log_losses(terms | self.counts(batch), loss)
         return loss
+
+    def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
+        """Measure errors, that against the detected keypoints among them."""
+        found = self.reconstruct(batch)
+        self.validation_metrics.update(found, batch)
+        size = batch.camera.image_size
+        distance = s2hand.length(
+            s2hand.to_published_pixels(found.keypoints_2d - batch.keypoints_2d, size)
+        )
+        self.keypoint_error.update(distance, batch.confidence)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/keypoints_px``, which chooses the best checkpoint: it needs no 3D label.
+
+        The mean distance from the detected keypoints, weighted by their confidences, in pixels of
+        a crop of 224.
+        """
+        super().on_validation_epoch_end()
+        self.log("val/keypoints_px", self.keypoint_error.compute(), prog_bar=True)
+        self.keypoint_error.reset()
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handrec.errors import UserError
 from handrec.losses import photometric, s2hand, temporal
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
@@ -63,6 +64,16 @@ class S2HANDVideo(S2HAND):
         branches = ("backbone.", "regressor.", "appearance.", "keypoints.")
         own = [name for name in branches if getattr(self, name[:-1]) is not None]
         self.starts.insert(0, (checkpoint, tuple(own)))
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train without clips."""
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None and getattr(data, "clip", None) is None:
+            raise UserError(
+                f"S2HANDVideo learns from clips, and {data.name} gives none: where the data has"
+                " the option, --data.init_args.clip.length=3"
+            )
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""

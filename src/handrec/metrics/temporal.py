@@ -20,8 +20,11 @@ from handrec.types import HandBatch, HandPrediction
 #: Pictures per second of a video.
 FRAME_RATE = 30.0
 
-#: What :class:`TemporalMetrics` computes: mm/s^2, m/s^3, standard deviations, mm.
-TEMPORAL = ("accel_error", "jitter", "shape_sd", "bone_sd")
+#: What :class:`TemporalMetrics` computes: mm/s^2, m/s^3, standard deviations, mm, levels of 255.
+TEMPORAL = ("accel_error", "jitter", "shape_sd", "bone_sd", "texture_sd")
+
+#: Faces or texels of a texture that are kept of each frame, spread evenly over it.
+_PLACES = 512
 
 
 def runs(sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"], length: int) -> Int[Tensor, "r l"]:
@@ -109,8 +112,9 @@ class TemporalMetrics(Metric):
     """Smoothness and consistency over the videos of a split.
 
     ``compute`` gives ``accel_error`` (mm/s^2, labelled frames), ``jitter`` (m/s^3), ``shape_sd``
-    (standard deviations of shape coefficients along a video) and ``bone_sd`` (mm); nothing where
-    there is no video.
+    (standard deviations of shape coefficients along a video), ``bone_sd`` (mm) and, for methods
+    that predict one, ``texture_sd`` (levels of 255, of the colours without light at 512 places of
+    the texture); nothing where there is no video.
     """
 
     is_differentiable = False
@@ -125,7 +129,7 @@ class TemporalMetrics(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, prediction: HandPrediction, batch: HandBatch) -> None:
-        """Keep a batch's joints and shapes.
+        """Keep a batch's joints, shapes and textures.
 
         Args:
             prediction: what the method says of the batch.
@@ -135,7 +139,7 @@ class TemporalMetrics(Metric):
         names = torch.stack([batch.sequence, batch.frame, labelled, batch.sample_id], dim=1)
         joints = [prediction.joints.flatten(1), batch.joints_3d.flatten(1)]
         self.names.append(names.to(self.device))
-        values = torch.cat([*joints, prediction.betas], dim=1)
+        values = torch.cat([*joints, prediction.betas, _colours(prediction)], dim=1)
         self.frames.append(values.detach().float().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
@@ -154,14 +158,27 @@ class TemporalMetrics(Metric):
         figures = {
             "accel_error": 1000 * accelerations.mean(),
             "jitter": jitter(joints, sequence, frame).mean(),
-            "shape_sd": spread(values[:, 126:], sequence).mean(),
+            "shape_sd": spread(values[:, 126:136], sequence).mean(),
             "bone_sd": 1000 * spread(bone_lengths(joints), sequence).mean(),
         }
-        return {name: figures[name].float() for name in TEMPORAL}
+        if values.shape[1] > 136:
+            figures["texture_sd"] = 255 * spread(values[:, 136:], sequence).mean()
+        return {name: figure.float() for name, figure in figures.items()}
 
 
 def _relative(joints: Float[Tensor, "n j 3"]) -> Float[Tensor, "n j 3"]:
     return joints - joints[:, :1]
+
+
+def _colours(prediction: HandPrediction) -> Float[Tensor, "b n"]:
+    """Return RGB at some places of the textures; of no length without textures."""
+    texture = prediction.texture
+    if texture is None:
+        return prediction.betas[:, :0]
+    places = texture if texture.ndim == 3 else texture.flatten(2).mT  # (B, N, 3)
+    chosen = torch.linspace(0, places.shape[1] - 1, min(_PLACES, places.shape[1])).round().long()
+    colours: Tensor = places[:, chosen.to(places.device)].flatten(1)
+    return colours.to(prediction.betas)
 
 
 def _first_of_each(names: Int[Tensor, "n 4"]) -> Int[Tensor, " m"]:

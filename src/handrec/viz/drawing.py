@@ -82,7 +82,7 @@ def draw_mesh(
     rasterizer = rasterizer or _default_rasterizer()
     vertices = vertices.detach().float()
     faces, intrinsics = faces.to(vertices.device), intrinsics.to(vertices.device).double()
-    region = _region(vertices, intrinsics, (picture.shape[0], picture.shape[1]), rasterizer.near)
+    region = region_of(vertices, intrinsics, (picture.shape[0], picture.shape[1]), rasterizer.near)
     if region is None:
         return picture.copy()
     left, top, right, bottom = region
@@ -150,7 +150,7 @@ def _default_rasterizer() -> Rasterizer:
     return WarpRasterizer()
 
 
-def _region(
+def region_of(
     vertices: Float[Tensor, "v 3"],
     intrinsics: Float[Tensor, "3 3"],
     image_size: tuple[int, int],

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
+from handrec.geometry.mesh import vertex_normals
 from handrec.render.shading import Texture
 
 #: Skin-like base colour of exported meshes, linear RGBA.
@@ -55,7 +57,8 @@ def export_textured_mesh(
 ) -> None:
     """Write a mesh with its texture as glTF, in the frame of :func:`export_mesh`'s ``.glb``.
 
-    glTF has one index for position and UV: vertices on a seam are written once for each side.
+    glTF has one index for position and UV: vertices on a seam are written once for each side, with
+    the normal of the unbroken surface.
 
     Args:
         path: ends with ``.glb``.
@@ -75,8 +78,13 @@ def export_textured_mesh(
         metallicFactor=0.0,
         roughnessFactor=0.8,
     )
-    upright = vertices.detach().cpu().double().numpy()[corners[:, 0]] * (1.0, -1.0, -1.0)
-    mesh = trimesh.Trimesh(upright, index.reshape(-1, 3).numpy(), process=False)
+    points = vertices.detach().cpu().double()
+    normals = F.normalize(vertex_normals(points[None], faces.cpu())[0], dim=-1)
+    # OpenCV to glTF: a half turn about x, of positions and of normals.
+    upright, outward = (x[corners[:, 0]].numpy() * (1.0, -1.0, -1.0) for x in (points, normals))
+    mesh = trimesh.Trimesh(
+        upright, index.reshape(-1, 3).numpy(), vertex_normals=outward, process=False
+    )
     uv = texture.uv.detach().cpu().numpy()[corners[:, 1]]
     mesh.visual = visual.TextureVisuals(uv=uv, material=skin)
     mesh.export(path, include_normals=True)
