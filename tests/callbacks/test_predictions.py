@@ -108,7 +108,7 @@ class TestPrediction:
     def test_files_of_each_photo(self, photos, tmp_path):
         predict(photos, tmp_path / "out")
         expected = "a.json a_0.glb a_0.obj a_1.glb a_1.obj a_overlay.png"
-        expected += " b.json b_0.glb b_0.obj b_overlay.png"
+        expected += " b.json b_0.glb b_0.obj b_overlay.png viewer.html"
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected.split()
 
     def test_meshes_lie_on_their_boxes_left_ones_mirrored(self, photos, tmp_path):

@@ -260,7 +260,7 @@ def test_names_that_do_not_exist_list_those_that_do(refuse):
     assert "there is cpu, gpu, smoke" in refuse("fit", "--exp=dummy", "--scale=x")
     assert "make train EXP=dummy" in refuse("test", "--run=dummy")
     assert "did you mean 'predict'?" in refuse("predct")
-    assert refuse("predict", "--input=nowhere") == "no image or folder nowhere"
+    assert refuse("predict", "--input=nowhere") == "no image, video or folder nowhere"
 
 
 def test_a_checkpoint_of_another_method_is_refused(trained, refuse):

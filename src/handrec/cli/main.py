@@ -12,7 +12,7 @@ LIGHTNING = {
     "fit": "train: handrec fit --exp=NAME [--dataset=NAME] [--scale=NAME] [--model.KEY=VALUE ...]",
     "validate": "validate a trained run: handrec validate --run=NAME",
     "test": "evaluate a trained run: handrec test --run=NAME [--dataset=NAME] [--ckpt_path=FILE]",
-    "predict": "reconstruct photos: handrec predict --input=PATH [--run=NAME] [--boxes=FILE]",
+    "predict": "reconstruct photos or videos: handrec predict --input=PATH [--boxes=FILE]",
 }
 #: Tools that need no Trainer: a module each, with `add_arguments(parser)` and `run(args) -> int`.
 TOOLS = {
@@ -22,6 +22,7 @@ TOOLS = {
     "fit-image": ("handrec.cli.fit_image", "fit a hand to one photo with 2D joints, no network"),
     "score": ("handrec.cli.score", "score a pred.json as FreiHAND or HO-3D officially do"),
     "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
+    "export": ("handrec.cli.export", "write a trained network as ONNX"),
     "export-backbone": (
         "handrec.cli.export_backbone",
         "write the backbone of a run as timm weights (safetensors)",
