@@ -6,9 +6,10 @@ from pathlib import Path
 import yaml
 
 from handrec.cli import experiments, runs
+from handrec.cli.resume import resume_arguments
 from handrec.errors import UserError
 
-OWN = ("exp", "dataset", "scale", "run", "which", "input", "boxes", "out")
+OWN = ("exp", "dataset", "scale", "run", "which", "input", "boxes", "out", "resume")
 #: What `--input` puts in the place of a run's data, and who writes its predictions down.
 PHOTOS = "handrec.data.photos.Photos"
 WRITER = "handrec.callbacks.predictions.PredictionWriter"
@@ -29,9 +30,15 @@ def expand(args: list[str]) -> list[str]:
         raise UserError(
             f"--exp has no trained weights: give --run={own['exp']} or --ckpt_path=FILE"
         )
+    if "resume" in own and (subcommand != "fit" or "exp" not in own):
+        raise UserError("--resume goes with fit and --exp=NAME (make train EXP=NAME RESUME=1)")
     photos = list(photo_arguments(own))
     if "exp" in own:
         base = experiments.experiment_arguments(own["exp"], own.get("dataset"), own.get("scale"))
+        if "resume" in own:
+            if experiments.take(rest, ("ckpt_path",))[0]:
+                raise UserError("--resume finds its checkpoint: leave --ckpt_path (CKPT) out")
+            base += resume_arguments(own["resume"], base[-3:])
     elif subcommand != "fit" and ("run" in own or not says_model(rest)):
         base = list(run_arguments(own, rest))
     else:

@@ -1,6 +1,5 @@
 """What every method shares: reconstruct, validate, hand over its predictions."""
 
-import os
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from handrec.data.sampler import seed_step
 from handrec.errors import UserError
 from handrec.hand.base import HandModel
 from handrec.metrics.hand import HandMetrics
@@ -26,14 +26,8 @@ class Method(pl.LightningModule, ABC):
     after_test = ""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the step by its number: a resumed training drops, masks and cuts as it would have.
-
-        Processes differ; the CPU's and the device's generators are seeded alike.
-        """
-        trainer: Any = self.trainer
-        number = trainer.fit_loop.epoch_loop.total_batch_idx * trainer.world_size
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(hash((seed, number + trainer.global_rank)) % 2**63)
+        """Seed what the step draws: a resumed training drops, masks and cuts as it would have."""
+        seed_step(self.trainer, stage=1)
 
     def log_losses(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Log a step's loss terms and their weighted sum under ``train/`` when loggers look.
