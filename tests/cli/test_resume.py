@@ -80,7 +80,7 @@ def differences(first, second, path=""):
     elif isinstance(first, torch.Tensor):
         if not isinstance(second, torch.Tensor) or not torch.equal(first, second):
             yield path
-    elif first != second and not (first != first and second != second):
+    elif repr(first) != repr(second):  # NaN equals NaN
         yield f"{path}: {first!r} and {second!r}"
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.cli import (
     SaveConfigCallback,
 )
 
+from handrec.callbacks.failure import FailureDump
 from handrec.callbacks.progress import progress_bar
 from handrec.callbacks.safety import Safety, WholeCheckpoints
 from handrec.callbacks.summary import EndSummary
@@ -164,6 +165,7 @@ class HandCLI(LightningCLI):
         if self.subcommand == "fit" and checkpoints:
             callbacks.append(self.config_init[self.subcommand].checkpoint)
             callbacks.append(self.config_init[self.subcommand].safety)  # after the former's best
+            callbacks.append(FailureDump())
         callbacks.append(EndSummary(self.chosen.name))
         if self.subcommand == "fit" and trainer.logger is None and not trainer.fast_dev_run:
             mirror = self.chosen.scale != "smoke"
