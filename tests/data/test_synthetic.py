@@ -116,7 +116,7 @@ def test_a_shift_changes_nothing_but_the_picture(hand, tmp_path):
 @pytest.mark.parametrize("cached", [False, True])
 def test_trainers_get_each_split_in_its_own_domain(hand, tmp_path, cached):
     data = every_split(hand, tmp_path, cached=cached)
-    data.trainer = SimpleNamespace(testing=True, training=False)
+    data.trainer = SimpleNamespace(testing=True, training=False, global_rank=0, world_size=1)
     for index, (name, loader) in enumerate(zip(EVERYTHING, data.test_dataloader(), strict=True)):
         batch = data.on_after_batch_transfer(next(iter(loader)), index)
         assert (batch.image[:, 0].max() <= 0.505) == (name == "test_shift")

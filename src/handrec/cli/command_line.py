@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from handrec.cli import experiments, runs
+from handrec.cli.resume import resume_arguments
 from handrec.data import suffixes
 from handrec.errors import UserError
 
@@ -26,7 +27,7 @@ INPUT_OPTIONS = {
     "smooth": "--trainer.callbacks.smooth",
     "viewer": "--trainer.callbacks.viewer",
 }
-OWN = ("exp", "dataset", "scale", "run", "which", "input", *INPUT_OPTIONS)
+OWN = ("exp", "dataset", "scale", "run", "which", "resume", "input", *INPUT_OPTIONS)
 _CROP_SIZE = "--data.image_size="
 FORMATS = ("obj", "ply", "glb")
 #: Under which a checkpoint holds the configuration it was trained with.
@@ -48,9 +49,15 @@ def expand(args: list[str]) -> list[str]:
         )
     if subcommand != "predict" and "input" in own:
         raise UserError(f"--input is for predict, not for {subcommand}")
+    if "resume" in own and (subcommand != "fit" or "exp" not in own):
+        raise UserError("--resume goes with fit and --exp=NAME (make train EXP=NAME RESUME=1)")
     photos = list(photo_arguments(own))
     if "exp" in own:
         base = experiments.experiment_arguments(own["exp"], own.get("dataset"), own.get("scale"))
+        if "resume" in own:
+            if experiments.take(rest, ("ckpt_path",))[0]:
+                raise UserError("--resume finds its checkpoint: leave --ckpt_path (CKPT) out")
+            base += resume_arguments(own["resume"], base[-3:])
     elif subcommand != "fit" and ("run" in own or not says_model(rest)):
         base = list(run_arguments(own, rest))
     else:

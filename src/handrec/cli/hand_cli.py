@@ -16,7 +16,9 @@ from pytorch_lightning.cli import (
     SaveConfigCallback,
 )
 
+from handrec.callbacks.failure import FailureDump
 from handrec.callbacks.progress import progress_bar
+from handrec.callbacks.safety import Safety, WholeCheckpoints
 from handrec.callbacks.summary import EndSummary
 from handrec.cli import loggers, runs
 from handrec.cli.command_line import CONFIG_KEY
@@ -25,14 +27,13 @@ from handrec.errors import UserError
 from handrec.methods.base import Method
 from handrec.methods.loading import class_path_of, read_checkpoint
 
-#: Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` by this metric. `checkpoint:` in a
-#: configuration, or `--checkpoint.monitor=...`, changes it.
+#: Which checkpoint a run keeps beside `last.ckpt` (`callbacks.safety`): `best.ckpt` by this metric.
+#: `checkpoint:` in a configuration, or `--checkpoint.monitor=...`, changes it.
 CHECKPOINT_DEFAULTS = {
     "checkpoint.monitor": "val/pa_mpvpe",
     "checkpoint.mode": "min",
     "checkpoint.filename": "best",
     "checkpoint.auto_insert_metric_name": False,
-    "checkpoint.save_last": True,
     "checkpoint.enable_version_counter": False,
 }
 #: What Lightning takes for a checkpoint's path without there being such a file.
@@ -40,7 +41,17 @@ CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 
 
 class RunConfig(SaveConfigCallback):
-    """Saves the resolved configuration with the run and inside each of its checkpoints."""
+    """Saves the resolved configuration with the run and inside each of its checkpoints.
+
+    That of a resumed training is the run's own again.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        if config.get("resume"):
+            config = config.clone()
+            config.resume, config.ckpt_path = False, None
+            kwargs["overwrite"] = True
+        super().__init__(parser, config, **kwargs)
 
     @cached_property
     def text(self) -> str:
@@ -95,7 +106,11 @@ class HandCLI(LightningCLI):
         parser.add_argument(
             "--bases", type=list[str], default=[], help="configurations to inherit, in a file only"
         )
+        parser.add_argument(
+            "--resume", type=bool, default=False, help="go on in the run of --ckpt_path"
+        )
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(Safety, "safety")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
@@ -141,8 +156,7 @@ class HandCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         """Return the trainer with our loggers and callbacks, unless the user chose others."""
         trainer = self.config_init[self.subcommand].trainer
-        callbacks = trainer.callbacks or []
-        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        callbacks = _listed(trainer.callbacks)
         if trainer.enable_progress_bar is not False:
             callbacks += (
                 [] if any(isinstance(c, ProgressBar) for c in callbacks) else [progress_bar()]
@@ -150,12 +164,19 @@ class HandCLI(LightningCLI):
         checkpoints = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
         if self.subcommand == "fit" and checkpoints:
             callbacks.append(self.config_init[self.subcommand].checkpoint)
+            callbacks.append(self.config_init[self.subcommand].safety)  # after the former's best
+            callbacks.append(FailureDump())
         callbacks.append(EndSummary(self.chosen.name))
         if self.subcommand == "fit" and trainer.logger is None and not trainer.fast_dev_run:
             mirror = self.chosen.scale != "smoke"
-            kwargs["logger"] = loggers.run_loggers(self.logs, self.chosen.name, mirror=mirror)
+            resumed = Path(self.chosen.ckpt_path) if self.chosen.resume else None
+            kwargs["logger"] = loggers.run_loggers(
+                self.logs, self.chosen.name, mirror=mirror, resumed=resumed
+            )
         if self.subcommand != "fit":
             kwargs.update(self.inside_run(trainer))
+        kwargs["plugins"] = [*_listed(trainer.plugins), WholeCheckpoints()]
+        kwargs["use_distributed_sampler"] = False  # data modules share their rows themselves
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def inside_run(self, trainer: Namespace) -> dict[str, Any]:
@@ -170,6 +191,11 @@ class HandCLI(LightningCLI):
         path = self.chosen.ckpt_path
         run = runs.run_of(Path(path)) if path else None
         return {"logger": False, "default_root_dir": run or self.logs / self.chosen.name}
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return what may be one, several or none as a list."""
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
 def check_checkpoint(path: Path, class_path: str) -> None:
@@ -197,6 +223,8 @@ def quieten() -> None:
         ".*The number of training batches .* is smaller than the logging interval",
         ".*Experiment logs directory .* exists and is not empty",
         "Your `IterableDataset` has `__len__` defined",  # one process reads a video
+        "Checkpoint directory .* exists and is not empty",
+        "You.re resuming from a checkpoint that ended before the epoch",  # data.sampler can
         ".*isinstance.treespec, LeafSpec.* is deprecated",
     ):
         warnings.filterwarnings("ignore", message=f"(?s){message}")

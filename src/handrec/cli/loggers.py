@@ -1,5 +1,7 @@
 """Where a command writes: the run directory, and Weights & Biases beside it."""
 
+import csv
+import math
 import netrc
 import os
 import shutil
@@ -7,12 +9,15 @@ import socket
 import tempfile
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import urlparse
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from handrec.cli import experiments
+from handrec.cli import experiments, runs
 from handrec.errors import UserError
+from handrec.methods.loading import read_checkpoint
 
 #: One checkpoint of a ViT-B is larger than this: a disk with less is as good as full.
 FREE_BYTES = 200_000_000
@@ -34,18 +39,71 @@ def check_writable(directory: Path) -> None:
         )
 
 
-def run_loggers(logs: Path, name: str, *, mirror: bool) -> list[Logger]:
+class RunLogger(CSVLogger):
+    """CSV logs of a run, which a resumed training continues.
+
+    Args:
+        logs: `lightning_logs`.
+        name: of the experiment.
+        resumed: the checkpoint that the training goes on from; later rows are logged anew.
+    """
+
+    def __init__(self, logs: Path, name: str, resumed: Path | None = None) -> None:
+        run = None if resumed is None else runs.run_of(resumed)
+        version = None if run is None else runs.Run(name, run).version
+        super().__init__(logs, name=name, version=version, flush_logs_every_n_steps=1)
+        self.resumed = resumed
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer; rows of before are read before it removes them."""
+        if self._experiment is not None:
+            return self._experiment
+        path = Path(self.log_dir) / "metrics.csv"
+        kept = self._kept(path) if self.resumed and path.is_file() else []
+        writer: Any = super().experiment
+        if kept:
+            writer.metrics_keys = list(kept[0])
+            with path.open("w", newline="", encoding="utf-8") as file:
+                rows = csv.DictWriter(file, writer.metrics_keys)
+                rows.writeheader()
+                rows.writerows(kept)
+        return writer
+
+    def _kept(self, path: Path) -> list[dict[str, str]]:
+        """Return the rows that the training will not log again."""
+        assert self.resumed is not None
+        step = int(read_checkpoint(self.resumed)["global_step"])
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [row for row in rows if _step(row) < step]
+
+
+def _step(row: dict[str, str]) -> float:
+    try:
+        return float(row["step"])
+    except (KeyError, TypeError, ValueError):  # cut off by a kill
+        return math.inf
+
+
+def run_loggers(
+    logs: Path, name: str, *, mirror: bool, resumed: Path | None = None
+) -> list[Logger]:
     """Return a training's loggers: CSV first, because the first one owns the run directory.
 
     Args:
         logs: `lightning_logs`.
         name: of the experiment.
         mirror: whether to log to Weights & Biases too.
+        resumed: the checkpoint that the training goes on from, in its own run.
     """
-    csv = CSVLogger(logs, name=name)
+    rows = RunLogger(logs, name, resumed)
     mode = wandb_mode() if mirror else "disabled"
     return (
-        [csv] if mode == "disabled" else [csv, wandb_logger(csv, name, offline=mode == "offline")]
+        [rows]
+        if mode == "disabled"
+        else [rows, wandb_logger(rows, name, offline=mode == "offline")]
     )
 
 
@@ -63,7 +121,12 @@ def wandb_logger(csv: CSVLogger, name: str, *, offline: bool) -> Logger:
         x_save_requirements=False,
     )
     wandb.setup(settings)  # silent from here on: Lightning's own call warns before it is
+    before = sorted(run_dir.glob("wandb/*run-*"), key=lambda path: path.name)
+    earlier: dict[str, Any] = {}
+    if before:  # a resumed training goes on in its own run
+        earlier = {"id": before[-1].name.rpartition("-")[2], "resume": "allow"}
     return WandbLogger(
+        **earlier,
         name=f"{name}/{run_dir.name}",
         group=name,
         project=os.environ.get("WANDB_PROJECT", "handrec"),

@@ -30,6 +30,13 @@ TOOLS = {
     "results": ("handrec.cli.results", "write docs/results/ anew from results/"),
 }
 
+RATE = "--model.init_args.lr"
+MEMORY = (
+    "out of memory: lower --data.init_args.batch_size (--trainer.accumulate_grad_batches=2 makes up"
+    " for half of it) or --data.init_args.image_size; --trainer.precision=bf16-mixed needs less"
+    " than 32-true"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
@@ -116,10 +123,20 @@ def mistake(error: BaseException) -> str | None:
         return f"W&B: {' '.join(str(error).split())} (WANDB_MODE=offline does without it)"
     text = str(error)
     if isinstance(error, FloatingPointError):
-        return f"{text}: the training diverged; lower the learning rate (--model.init_args.lr)"
+        where = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        return f"{text}{where}: the training diverged; lower the learning rate ({RATE})"
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
         return "the checkpoint does not fit the model: " + " ".join(text.split()[:40]) + " ..."
-    return None
+    return MEMORY if is_out_of_memory(error) else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, the device's or the machine's; does not import torch."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def is_misconfiguration(error: BaseException) -> bool:

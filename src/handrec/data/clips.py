@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from handrec.data.sampler import generator_of
 from handrec.data.tables import SceneBatch, SceneTable, join
 from handrec.errors import UserError
 
@@ -52,7 +53,7 @@ class PicturesAndClips(Dataset[SceneBatch]):
     """Single pictures by their indices; every batch of them also brings some random clips.
 
     The frames of a clip follow each other in the batch, after the single pictures. No clip crosses
-    a sequence. Clips are drawn from torch's global generator, which loaders seed per worker.
+    a sequence. Clips are drawn by the batch's own seed (``data.sampler``).
 
     Args:
         pictures: single ones.
@@ -78,12 +79,13 @@ class PicturesAndClips(Dataset[SceneBatch]):
 
     def __getitems__(self, indices: Sequence[int]) -> SceneBatch:
         """Return the pictures of the given indices, then the frames of some clips."""
-        return join([self.pictures.__getitems__(indices), self.videos.rows(self._draw())])
+        return join([self.pictures.__getitems__(indices), self.videos.rows(self._draw(indices))])
 
-    def _draw(self) -> Int[Tensor, " b"]:
+    def _draw(self, indices: Sequence[int]) -> Int[Tensor, " b"]:
         """Return the rows of some clips of the videos."""
+        generator = generator_of(indices)
         sequences, starts = len(self.videos) // self.frames, self.frames - self.clip.span + 1
-        sequence = torch.randint(sequences, (self.count, 1))
-        start = torch.randint(starts, (self.count, 1))
+        sequence = torch.randint(sequences, (self.count, 1), generator=generator)
+        start = torch.randint(starts, (self.count, 1), generator=generator)
         step = torch.arange(self.clip.length) * self.clip.stride
         return (sequence * self.frames + start + step).flatten()

@@ -4,7 +4,16 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from handrec.data.sampler import (
+    EvaluationBatches,
+    TrainingBatches,
+    batches_so_far,
+    global_seed,
+    seed_step,
+)
+from handrec.errors import UserError
 
 from handrec.metrics.official import ProtocolName
 
@@ -44,3 +53,52 @@ class HandDataModule(pl.LightningDataModule, ABC):
     def fingerprint(self, split: str) -> str:
         """Return what identifies a split's content, such as a hash; empty if nothing does."""
         return ""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed what is drawn for a training batch on its device: augmentation."""
+        if self.trainer is not None and self.trainer.training:
+            seed_step(self.trainer, stage=0)
+        return batch
+
+    def loader(
+        self, rows: Dataset[Any], batch_size: int, *, training: bool = False, **options: Any
+    ) -> DataLoader[Any]:
+        """Return the batches of this process, see ``data.sampler``.
+
+        Args:
+            rows: whose ``__getitems__`` returns a whole batch.
+            batch_size: of one process.
+            training: shuffled, incomplete batches dropped; else in order, every row once.
+            options: of torch's ``DataLoader``.
+        """
+        batches = self._batches(len(rows), batch_size, training)  # type: ignore[arg-type]
+        workers = options.get("num_workers", 0)
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            persistent_workers=workers > 0,
+            collate_fn=_as_is,
+            **options,
+        )
+
+    def _batches(self, rows: int, batch_size: int, training: bool) -> Sampler[list[int]]:
+        trainer: Any = self.trainer  # partly untyped
+        rank, processes = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        if rows < processes * (batch_size if training else 1):
+            wanted = f"{processes} x {batch_size}" if training else f"{processes}"
+            raise UserError(
+                f"{self.name}: {rows} samples, at least {wanted} wanted for {processes} processes"
+            )
+        if not training:
+            return EvaluationBatches(rows, batch_size, rank, processes)
+
+        def position() -> int:
+            # overfit_batches: the same few again and again
+            return 0 if trainer is None or trainer.overfit_batches else batches_so_far(trainer)
+
+        return TrainingBatches(rows, batch_size, global_seed(), position, rank, processes)
+
+
+def _as_is(batch: Any) -> Any:
+    """Keep what ``__getitems__`` returned: it is a batch already."""
+    return batch

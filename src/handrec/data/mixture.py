@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from handrec.data.appearance.base import Appearance
+from handrec.data.sampler import generator_of
 from handrec.data.scenes import EVERY_VIEW, Views
 from handrec.data.synthetic import SyntheticHands
 from handrec.data.tables import SceneBatch, SceneTable
@@ -64,7 +65,7 @@ class MixedBatch(NamedTuple):
 class PicturesAndTargets(Dataset[MixedBatch]):
     """Labelled pictures by their indices; every batch of them also brings some random targets.
 
-    Targets are drawn from torch's global generator, which loaders seed per worker.
+    Targets are drawn by the batch's own seed (``data.sampler``).
 
     Args:
         pictures: the labelled ones.
@@ -80,7 +81,7 @@ class PicturesAndTargets(Dataset[MixedBatch]):
 
     def __getitems__(self, indices: Sequence[int]) -> MixedBatch:
         """Return the pictures of the given indices and some targets."""
-        rows = torch.randint(len(self.targets), (self.count,))
+        rows = torch.randint(len(self.targets), (self.count,), generator=generator_of(indices))
         return MixedBatch(self.pictures.__getitems__(indices), self.targets.rows(rows))
 
 
@@ -139,15 +140,8 @@ class SyntheticMixture(SyntheticHands):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return both kinds of training pictures, shuffled; incomplete batches are dropped."""
         mixed = PicturesAndTargets(self.tables["train"], self.target.tables["train"], self.count)
-        return DataLoader(
-            mixed,
-            self.batch_size - self.count,
-            shuffle=True,
-            drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=_as_is,
-        )
+        size = self.batch_size - self.count
+        return self.loader(mixed, size, training=True, num_workers=self.num_workers)
 
     def on_after_batch_transfer(
         self, batch: SceneBatch | MixedBatch, dataloader_idx: int
@@ -164,11 +158,6 @@ class SyntheticMixture(SyntheticHands):
         """Return the labelled pictures, then the targets without any label."""
         both = self.label(batch.labelled), without_labels(self.target.label(batch.target))
         return HandBatch(*map(torch.cat, zip(*both, strict=True)))
-
-
-def _as_is(batch: Any) -> Any:
-    """Keep what ``__getitems__`` returned: it is a batch already."""
-    return batch
 
 
 def without_labels(batch: HandBatch) -> HandBatch:

@@ -245,15 +245,12 @@ class RealHands(HandDataModule):
                 f"{self.name}: batch_size {self.batch_size} is more than the {len(crops)} samples"
                 " of the training split"
             )
-        return DataLoader(
+        return self.loader(
             crops,
-            batch_size=self.batch_size,
-            shuffle=training,
-            drop_last=training,
+            self.batch_size,
+            training=training,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_as_is,
         )
 
 
@@ -312,8 +309,3 @@ def _fault(path: Path) -> str | None:
     except UserError as error:
         return str(error)
     return None
-
-
-def _as_is(batch: Any) -> Any:
-    """Keep what ``__getitems__`` returned: it is a batch already."""
-    return batch

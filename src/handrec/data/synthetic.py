@@ -233,17 +233,4 @@ class SyntheticHands(HandDataModule):
     def _loader(
         self, table: Dataset[SceneBatch], batch_size: int, shuffle: bool = False
     ) -> DataLoader[Any]:
-        return DataLoader(
-            table,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=shuffle,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=_as_is,
-        )
-
-
-def _as_is(batch: Any) -> Any:
-    """Keep what ``__getitems__`` returned: it is a batch already."""
-    return batch
+        return self.loader(table, batch_size, training=shuffle, num_workers=self.num_workers)

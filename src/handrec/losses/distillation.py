@@ -9,7 +9,9 @@ import math
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from handrec.losses.processes import gathered, over_processes, per_process
 
 _EPS = 1e-8
 
@@ -35,11 +37,7 @@ class Centre(nn.Module):
     @torch.no_grad()
     def update(self, mean: Float[Tensor, " k"]) -> None:
         """Take in the mean of a step's logits."""
-        mean = mean.to(self.value)
-        if distributed.is_available() and distributed.is_initialized():
-            mean = mean / distributed.get_world_size()
-            distributed.all_reduce(mean)
-        self.value.lerp_(mean, 1 - self.momentum)
+        self.value.lerp_(per_process(mean.to(self.value)), 1 - self.momentum)
 
 
 def teacher_targets(
@@ -73,15 +71,9 @@ def sinkhorn_knopp(
     weight = torch.ones_like(shares[:, 0]) if weight is None else (weight > 0).to(shares)
     shares = shares * weight[:, None]
     for _ in range(iterations):
-        shares = shares / _over_processes(shares.sum(0)).clamp(min=_EPS)
+        shares = shares / over_processes(shares.sum(0)).clamp(min=_EPS)
         shares = shares / shares.sum(1, keepdim=True).clamp(min=_EPS)
     return shares
-
-
-def _over_processes(total: Tensor) -> Tensor:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(total)
-    return total
 
 
 def cross_entropy(
@@ -129,8 +121,11 @@ def patch_weights(mask: Float[Tensor, "i n"]) -> Float[Tensor, "i n"]:
 
 
 def koleo(tokens: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
-    """Return ``-mean log(distance to the nearest other + 1e-8)`` of unit vectors (DINOv2)."""
-    tokens = F.normalize(tokens.float(), dim=-1)
+    """Return ``-mean log(distance to the nearest other + 1e-8)`` of unit vectors (DINOv2).
+
+    The others are those of all processes.
+    """
+    tokens = gathered(F.normalize(tokens.float(), dim=-1))
     with torch.no_grad():
         similarity = tokens @ tokens.T
         nearest = similarity.fill_diagonal_(-2).argmax(1)
@@ -157,7 +152,7 @@ def reconstruction_loss(
         patches = (patches - mean) / (variance + 1e-6).sqrt()
     chosen = (weight > 0).float()
     error = (predicted.float() - patches.float()).abs().mean(-1)
-    return (error * chosen).sum() / chosen.sum().clamp(min=1)
+    return (error * chosen).sum() / per_process(chosen.sum()).clamp(min=_EPS)
 
 
 def spread_penalty(points: Float[Tensor, "b p 2"], floor: float = 0.05) -> Float[Tensor, ""]:

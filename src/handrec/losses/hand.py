@@ -1,7 +1,7 @@
 """Supervised losses on hands. Pure functions; every one is a mean over what is labelled.
 
 A label that is absent has weight 0 and costs nothing, and the mean runs over the present ones
-only: a batch without any gives 0, with gradient 0.
+only: a batch without any gives 0, with gradient 0. The batch is that of all processes.
 """
 
 import torch
@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from handrec.losses.processes import per_process
+
 _EPS = 1e-6
 
 
 def masked_mean(values: Float[Tensor, "b ..."], weight: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     """Return the mean of ``values`` over the samples, each with its weight; 0 if all are 0."""
     per_sample = values.reshape(len(values), -1).mean(1)
-    return (per_sample * weight).sum() / weight.sum().clamp(min=_EPS)
+    return (per_sample * weight).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 
 def keypoints_2d_loss(
@@ -36,7 +38,7 @@ def keypoints_2d_loss(
     """
     half = predicted.new_tensor([image_size[1] / 2, image_size[0] / 2])
     distance = ((predicted - target) / half).abs().mean(-1)
-    return (distance * confidence).sum() / confidence.sum().clamp(min=_EPS)
+    return (distance * confidence).sum() / per_process(confidence.sum()).clamp(min=_EPS)
 
 
 def relative_points_loss(
@@ -126,7 +128,10 @@ def dense_loss(
 
 
 def total(terms: dict[str, Tensor], weights: object) -> Float[Tensor, ""]:
-    """Return the weighted sum of the terms, in float32; a term that is not finite is named.
+    """Return the weighted sum of the terms, in float32.
+
+    On a CPU a term that is not finite is named at once. On another device that would mean waiting
+    for it in every step: there ``methods.watch`` looks a step later.
 
     Args:
         terms: losses by name.
@@ -137,7 +142,16 @@ def total(terms: dict[str, Tensor], weights: object) -> Float[Tensor, ""]:
     """
     weighted = [getattr(weights, name) * term.float() for name, term in terms.items()]
     loss = torch.stack(weighted).sum()
-    if not torch.isfinite(loss):
-        bad = [name for name, term in terms.items() if not torch.isfinite(term)]
-        raise FloatingPointError(f"loss term {', '.join(bad)} is not finite")
+    if loss.device.type == "cpu" and not torch.isfinite(loss):
+        refuse_non_finite({name: bool(torch.isfinite(term)) for name, term in terms.items()})
     return loss
+
+
+def refuse_non_finite(finite: dict[str, bool]) -> None:
+    """Raise an error that names the terms that are not finite.
+
+    Raises:
+        FloatingPointError: there is one, or their sum overflowed.
+    """
+    bad = ", ".join(name for name, good in finite.items() if not good)
+    raise FloatingPointError(f"loss term {bad} is not finite" if bad else "the loss overflowed")

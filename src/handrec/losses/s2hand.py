@@ -19,6 +19,7 @@ from handrec.hand.anatomy import joint_angles, limit_excess
 from handrec.hand.joints import JOINTS, KINEMATIC_JOINTS, PARENTS, TIPS
 from handrec.losses.hand import masked_mean
 from handrec.losses.precision import full_precision
+from handrec.losses.processes import per_process
 
 #: Side of the crops that the published weights are for, pixels.
 PUBLISHED_SIZE = 224
@@ -90,7 +91,7 @@ def keypoint_loss(
     """Return ``sum_bj (w_j c_bj)^2 H(|u_bj - p_bj|) / sum_bj (w_j c_bj)^2`` (``open_2dj``)."""
     weight = (joint_weights().to(confidence) * confidence).square()
     norm = piecewise_norm(length(detected - predicted))
-    return (weight * norm).sum() / weight.sum().clamp(min=_EPS)
+    return (weight * norm).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 
 @full_precision
@@ -128,7 +129,8 @@ def heatmap_loss(
         confidence: ``c``.
     """
     weight = confidence.square()
-    return (weight * length(stacks - detected)).sum() / weight.sum().clamp(min=_EPS)
+    present = per_process(weight.sum()).clamp(min=_EPS)
+    return (weight * length(stacks - detected)).sum() / present
 
 
 @full_precision

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from handrec.geometry.rotations import matrix_to_quaternion
 from handrec.losses.precision import full_precision
+from handrec.losses.processes import per_process
 
 _EPS = 1e-6
 
@@ -108,7 +109,7 @@ def motion_loss(
     error = (quaternion - along * expected).square().sum(-1).mean(1)
     weight = torch.minimum(weight, torch.minimum(weight[clips.first], weight[clips.last]))
     weight = weight * clips.between
-    return (weight * error).sum() / weight.sum().clamp(min=_EPS)
+    return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 
 @full_precision
@@ -128,4 +129,4 @@ def spread_loss(
     sums = torch.zeros_like(weight).index_add(0, clips.first, weight)
     mean = (weighted / sums.clamp(min=_EPS)[:, None])[clips.first]
     error = (flat - mean).abs().mean(1)
-    return (weight * error).sum() / weight.sum().clamp(min=_EPS)
+    return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)

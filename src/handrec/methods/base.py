@@ -1,16 +1,19 @@
 """What every method shares: reconstruct, validate, hand over its predictions."""
 
-import os
 from abc import ABC, abstractmethod
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
+from handrec.data.sampler import seed_step
 from handrec.errors import UserError
 from handrec.hand.base import HandModel
+from handrec.methods.watch import Watch, refuse_broken_weights
 from handrec.metrics.hand import HandMetrics
+from handrec.models.joint_norm import JointBatchNorm
 from handrec.types import HandBatch, HandPrediction
 
 
@@ -20,26 +23,46 @@ class Method(pl.LightningModule, ABC):
     Attributes:
         after_fit: what to type after a training, ``{name}`` being the experiment.
         after_test: what to type after an evaluation; empty for nothing.
+        last_batch: that the training is at, to look at if it fails.
     """
 
     after_fit = "make eval EXP={name}"
     after_test = ""
+    last_batch: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = Watch()
+
+    def setup(self, stage: str) -> None:
+        """Have several processes learn what one with the joined batch would."""
+        strategy = self.trainer.strategy
+        if stage != "fit" or not isinstance(strategy, DDPStrategy):
+            return
+        # A term may leave a part of the network out, from some step on or before it.
+        strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        # Buffers are equal without it; in validation processes have unequally many batches.
+        strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+        strategy._layer_sync = JointBatchNorm(strategy.root_device.type)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed the step by its number: a resumed training drops, masks and cuts as it would have.
+        """Seed what the step draws: a resumed training drops, masks and cuts as it would have."""
+        self.watch.check()
+        self.last_batch = batch
+        seed_step(self.trainer, stage=1)
 
-        Processes differ; the CPU's and the device's generators are seeded alike.
-        """
-        trainer: Any = self.trainer
-        number = trainer.fit_loop.epoch_loop.total_batch_idx * trainer.world_size
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(hash((seed, number + trainer.global_rank)) % 2**63)
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the last good checkpoint: what is not finite is not written."""
+        self.watch.check(wait=True)
+        refuse_broken_weights(self.named_parameters())
 
     def log_losses(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Log a step's loss terms and their weighted sum under ``train/`` when loggers look.
 
         Lightning's bookkeeping of every value in every step would cost a tenth of a step on CPUs.
         """
+        if loss.is_cuda:
+            self.watch.note(terms)
         trainer: Any = self.trainer  # its loggers' side is untyped
         if (self.global_step + 1) % trainer.log_every_n_steps == 0:
             self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
@@ -70,6 +93,7 @@ class HandMethod(Method):
 
     def setup(self, stage: str) -> None:
         """Refuse to learn from labels on another mesh than the method's."""
+        super().setup(stage)
         drawn = getattr(getattr(self.trainer, "datamodule", None), "hand", None)
         if (
             stage == "fit"

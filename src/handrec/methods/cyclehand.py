@@ -361,8 +361,9 @@ class CycleHand(HandMethod):
             terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images)
         return terms
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Let the teacher follow, if there is one."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the teacher follow, if there is one."""
+        super().optimizer_step(*args, **kwargs)
         if self.phase == "cycle":
             self.tie.follow(self.backbone)
 

@@ -359,8 +359,9 @@ class S2HANDKeypoints(Method):
         found = self.keypoints.find(batch.image).keypoints[-1]
         distance = s2hand.length(found - batch.keypoints_2d) / max(batch.camera.image_size)
         present = batch.confidence > 0
-        error = 100 * (distance * present).sum() / present.sum().clamp(min=1)
-        self.log("val/keypoints_percent", error, prog_bar=True, batch_size=len(batch.image))
+        count = max(1, int(present.sum()))  # each keypoint counts the same, on every process
+        error = 100 * (distance * present).sum() / count
+        self.log("val/keypoints_percent", error, prog_bar=True, batch_size=count, sync_dist=True)
 
     test_step = validation_step
 

@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, distributed
 
 from handrec.types import HandBatch
 
@@ -14,7 +14,7 @@ class KeypointProbe:
     """Ridge regression, in closed form, from features to keypoints; no training, no randomness.
 
     Half of the samples fit it, a quarter chooses its strength, and the last quarter measures it:
-    samples take turns in their order.
+    samples take turns in the order of their ids.
     """
 
     def __init__(self) -> None:
@@ -24,19 +24,36 @@ class KeypointProbe:
         """Forget all samples."""
         self.features: dict[str, list[Tensor]] = {}
         self.targets: dict[str, list[Tensor]] = {}
+        self.ids: dict[str, list[Tensor]] = {}
 
     def update(self, name: str, features: Float[Tensor, "b c"], batch: HandBatch) -> None:
         """Take in a batch's features under the name of the network they are of."""
         targets = batch.keypoints_2d / batch.image.shape[-1]
         self.features.setdefault(name, []).append(features.detach().double().cpu())
         self.targets.setdefault(name, []).append(targets.detach().double().cpu().flatten(1))
+        self.ids.setdefault(name, []).append(batch.sample_id.cpu())
 
     def compute(self) -> dict[str, float]:
-        """Return the mean distance of the keypoints, per cent of the crop's side, by name."""
-        return {
-            name: keypoint_error(torch.cat(self.features[name]), torch.cat(self.targets[name]))
-            for name in self.features
-        }
+        """Return the mean distance of the keypoints, per cent of the crop's side, by name.
+
+        Over the samples of all processes: every one has to ask.
+        """
+        results = {}
+        for name in self.features:
+            parts = (self.features[name], self.targets[name], self.ids[name])
+            features, targets, ids = _of_all([torch.cat(part) for part in parts])
+            order = ids.argsort(stable=True)
+            results[name] = keypoint_error(features[order], targets[order])
+        return results
+
+
+def _of_all(columns: list[Tensor]) -> list[Tensor]:
+    """Return the rows of all processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return columns
+    parts: list[list[Tensor]] = [[]] * distributed.get_world_size()
+    distributed.all_gather_object(parts, columns)
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def keypoint_error(features: Float[Tensor, "n c"], targets: Float[Tensor, "n d"]) -> float:

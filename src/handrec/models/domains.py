@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from handrec.losses.contrastive import domain_consistency, info_nce, turn_features
 from handrec.losses.distillation import Centre
+from handrec.losses.processes import gathered
 from handrec.models.base import Backbone, Features
 from handrec.models.prototypes import PrototypeHead
 
@@ -67,7 +68,7 @@ class DomainTie(nn.Module):
         drawings: Float[Tensor, "n c"],
         rotation: Float[Tensor, "n 3 3"] | None,
     ) -> Float[Tensor, ""]:
-        """Return InfoNCE of features.
+        """Return InfoNCE of features; negatives are those of all processes.
 
         Args:
             pictures: their features.
@@ -77,7 +78,7 @@ class DomainTie(nn.Module):
         first, second = self.projector(pictures), self.projector(drawings)
         if rotation is not None:
             second = turn_features(second, rotation.mT)
-        return info_nce(first, second, self.options.temperature)
+        return info_nce(gathered(first), gathered(second), self.options.temperature)
 
     def distill(
         self, features: Float[Tensor, "n c"], images: Float[Tensor, "n 3 h w"]

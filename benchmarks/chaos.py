@@ -1,0 +1,156 @@
+"""Kills a training again and again: it must end with the weights of an undisturbed one.
+
+    python benchmarks/chaos.py [--minutes 10] [--experiment handmim_pretrain] [--out FILE]
+
+Every start is the same command, `handrec fit ... --resume=1`, as `make train EXP=... RESUME=1` runs
+it. It is killed (SIGKILL) at a random moment; while checkpoints are written, too. When the time is
+up, one start is left alone to finish. The bar: no tensor of the two last checkpoints differs by a
+bit, and no start failed by itself.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handrec.cli import experiments
+from handrec.records import write_record
+
+HANDREC = [sys.executable, "-c", "import sys; from handrec.cli.main import main; sys.exit(main())"]
+#: Smoke scale; single pictures drawn plainly, because kills are to hit steps, not preparations.
+SMALL = [
+    "--scale=smoke",
+    "--safety.steps=1",
+    "--trainer.limit_train_batches=4",
+    "--trainer.limit_val_batches=1",
+    "--data.init_args.appearance=handrec.data.appearance.plain.Plain",
+    "--data.init_args.shifted=handrec.data.appearance.plain.Plain",
+]
+
+
+def start(folder: Path, experiment: str, epochs: int, *options: str) -> subprocess.Popen[bytes]:
+    """Start a training in a folder, or go on with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    choice = [f"--exp={experiment}", f"--trainer.max_epochs={epochs}", "--resume=1"]
+    cache = f"--data.init_args.cache_dir={folder.parent / 'cache'}"
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    link = folder / "experiments"
+    if not link.exists():
+        link.symlink_to(experiments.experiments_dir())
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [*HANDREC, "fit", *choice, *SMALL, cache, *options],
+            cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+def last_checkpoint(folder: Path, experiment: str) -> Path:
+    """Return where a training's last checkpoint lies: every start goes on in the same run."""
+    runs = sorted((folder / "lightning_logs" / experiment).glob("version_*"))
+    return runs[-1] / "checkpoints" / "last.ckpt"
+
+
+def kill(process: subprocess.Popen[bytes], after: float) -> int | None:
+    """Kill a training after so many seconds; return its status if it has ended before."""
+    try:
+        return process.wait(after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+def tensors(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what weights, optimizer and schedules hold, by name."""
+    if isinstance(content, dict | list | tuple):
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in pairs:
+            yield from tensors(value, f"{name}/{key}")
+    else:
+        yield name, content
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    """Return the names of what differs between two checkpoints."""
+    state = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+    both = [torch.load(path, map_location="cpu", weights_only=True) for path in (first, second)]
+    one, other = (dict(tensors({key: content[key] for key in state})) for content in both)
+    equal = {
+        name: torch.equal(one[name], other[name])
+        if isinstance(one[name], torch.Tensor)
+        else one[name] == other[name]
+        for name in one.keys() & other.keys()
+    }
+    return sorted([*(one.keys() ^ other.keys()), *(name for name in equal if not equal[name])])
+
+
+def disturb(
+    folder: Path, experiment: str, epochs: int, seconds: float, start_s: float, draw: random.Random
+) -> dict[str, int]:
+    """Kill a training for so long, then let it finish; return what happened.
+
+    Args:
+        folder: of the training.
+        experiment: its name.
+        epochs: of the training.
+        seconds: how long to kill.
+        start_s: about how long a start takes until its first step.
+        draw: of the moments.
+    """
+    end, kills, failures = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        status = kill(start(folder, experiment, epochs), draw.uniform(0.5, 2.5) * start_s)
+        kills += status is None
+        failures += status not in (None, 0)
+        if status == 0:
+            break
+    failures += start(folder, experiment, epochs).wait() != 0
+    return {"kills": kills, "failures": failures}
+
+
+def main() -> None:
+    """Measure, print, and write a record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--experiment", default="handmim_pretrain")
+    parser.add_argument("--epochs", type=int, help="enough that no start finishes before the end")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    epochs, begun = chosen.epochs or round(20 * chosen.minutes), time.perf_counter()
+    with tempfile.TemporaryDirectory() as root:
+        whole, torn = Path(root, "undisturbed"), Path(root, "disturbed")
+        assert start(Path(root, "warm"), chosen.experiment, 1).wait() == 0  # draws the data
+        once = time.perf_counter()
+        assert start(Path(root, "first"), chosen.experiment, 1).wait() == 0
+        once = time.perf_counter() - once
+        assert start(whole, chosen.experiment, epochs).wait() == 0
+        figures: dict[str, Any] = dict(
+            disturb(torn, chosen.experiment, epochs, 60 * chosen.minutes, once,
+                    random.Random(chosen.seed))
+        )  # fmt: skip
+        log = (torn / "log.txt").read_text(errors="replace")
+        figures["resumed"] = log.count("going on from")
+        figures["damaged"] = log.count("is damaged")
+        pair = (last_checkpoint(folder, chosen.experiment) for folder in (whole, torn))
+        differs = differing(*pair)
+    figures |= {"steps": 4 * epochs, "differing": len(differs)}
+    print({"experiment": chosen.experiment, **figures}, *differs[:5])
+    if chosen.out:
+        seconds = time.perf_counter() - begun
+        config = {"minutes": chosen.minutes, "experiment": chosen.experiment}
+        write_record(chosen.out, "chaos", figures, config, chosen.seed, seconds)
+    sys.exit(bool(differs or figures["failures"]))
+
+
+if __name__ == "__main__":
+    main()
