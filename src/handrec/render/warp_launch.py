@@ -15,7 +15,8 @@ from torch import Tensor
 
 #: Of the kernels that rasterizers need.
 _MODULES = tuple(
-    f"handrec.render.{name}" for name in ("warp_kernels", "warp_edge_kernels", "warp_texture_kernels")
+    f"handrec.render.{name}"
+    for name in ("warp_kernels", "warp_edge_kernels", "warp_texture_kernels")
 )
 
 

@@ -31,20 +31,12 @@ Look = wp.types.vector(length=4, dtype=wp.float32)
 HAND, SLEEVE, THING = int(Part.HAND), int(Part.SLEEVE), int(Part.THING)
 
 
-@wp.struct
-class Sample:
-    """What a sample shows: light that reaches the camera, depth, atlas coordinates."""
-
-    light: wp.vec3
-    depth: float
-    uv: wp.vec2
-
-
 @wp.func
 @no_type_check
 def weights_at(a: wp.vec3, b: wp.vec3, c: wp.vec3, p: wp.vec2) -> wp.vec3:
-    """Return the perspective-correct barycentric weights of a point."""
+    """Return the perspective-correct barycentric weights of a point, kept within the face."""
     e = edge_functions(a, b, c, p[0], p[1])
+    e = wp.max(e / (e[0] + e[1] + e[2]), wp.vec3())
     by_depth = wp.vec3(e[0] / a[2], e[1] / b[2], e[2] / c[2])
     return by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
 
@@ -172,26 +164,21 @@ def sample_at(
     image: int,
     face: int,
     p: wp.vec2,
-) -> Sample:
-    """Return what a face shows at a point."""
+) -> tuple[wp.vec3, float, wp.vec2]:
+    """Return what a face shows at a point: light to the camera, depth, atlas coordinates."""
     i, j, k = faces[face, 0], faces[face, 1], faces[face, 2]
     a, b, c = screen[image, i], screen[image, j], screen[image, k]
     w = weights_at(a, b, c, p)
     at = w[0] * surface[image, i] + w[1] * surface[image, j] + w[2] * surface[image, k]
-    sample = Sample()
-    sample.depth = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
-    sample.uv = (
-        w[0] * uv[image, uv_faces[face, 0]]
-        + w[1] * uv[image, uv_faces[face, 1]]
-        + w[2] * uv[image, uv_faces[face, 2]]
-    )
+    depth = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
+    u0, u1, u2 = uv_faces[face, 0], uv_faces[face, 1], uv_faces[face, 2]
+    uv_here = w[0] * uv[image, u0] + w[1] * uv[image, u1] + w[2] * uv[image, u2]
     paint = paints[image, part[face]]
     if part[face] == SLEEVE or part[face] == THING:
-        albedo = cloth_at(sample.uv, paint)
+        albedo = cloth_at(uv_here, paint)
     else:
-        albedo = skin_at(texture, image, sample.uv, tone)
-    sample.light = reflected(albedo, at, paint, shadows, image)
-    return sample
+        albedo = skin_at(texture, image, uv_here, tone)
+    return reflected(albedo, at, paint, shadows, image), depth, uv_here
 
 
 @wp.func
@@ -275,16 +262,16 @@ def draw(
         if once:
             face, p = best_at(screen, faces, image, seen, middle), middle
         if face >= 0:
-            sample = sample_at(
+            sent, z, at = sample_at(
                 screen, faces, part, surface, uv, uv_faces, paints, texture, look, shadows, image,
                 face, p,
             )  # fmt: skip
-            light += share * sample.light
+            light += share * sent
             shown += share
             if face < own_faces:
                 own += share
-                uv_here = wp.where(sample.depth < depth, sample.uv, uv_here)
-                depth = wp.min(sample.depth, depth)
+                uv_here = wp.where(z < depth, at, uv_here)
+                depth = wp.min(z, depth)
     dark = float(0.0)  # noqa: UP018 (a variable)
     if shown < 1.0:
         dark = look[3] * on_wall(shadows, wall, image, 0.5 * middle)
