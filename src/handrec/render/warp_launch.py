@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-#: Of the kernels that rasterizers need.
-_MODULES = tuple(
-    f"handrec.render.{name}"
-    for name in ("warp_kernels", "warp_edge_kernels", "warp_texture_kernels")
+#: Of the rasterizer's kernels.
+_MODULES = (
+    "handrec.render.warp_kernels",
+    "handrec.render.warp_edge_kernels",
+    "handrec.render.warp_texture_kernels",
 )
 
 

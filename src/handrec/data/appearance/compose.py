@@ -1,5 +1,6 @@
 """Draws a stage with its ingredients: everything but what a camera does to a picture."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -131,30 +132,38 @@ def _compose(stage: Stage, given: Ingredients) -> Composition:
         [project(meshes.vertices, fine.intrinsics), meshes.vertices[..., 2:]], dim=-1
     )
     face_index = stage.rasterizer.cover(screen, meshes.faces, fine.image_size)
-    picture = torch.empty_like(given.background)
-    labels = picture.new_empty(len(picture), 5, height, width)
-    wall, wall_share = _wall(stage, given, shadows)
-    inputs = [
-        screen,
-        meshes.faces.int(),
-        meshes.part.int(),
-        _surface(stage, meshes, given, shadows),
-        meshes.uv,
-        meshes.uv_faces.int(),
-        torch.cat([*_paints(given)], dim=-1),
-        given.texture,
-        torch.cat([given.tone, wall_share], dim=1),
-        shadows.depth,
-        wall,
-        given.background,
-        face_index.int(),
-        len(stage.hand.faces),
-    ]
-    images = shares(len(picture), picture.device)
-    launch("draw", images, inputs, [picture, labels], [height, width], modules=_KERNELS)
+    picture, labels = _light_up(stage, meshes, given, shadows, screen, face_index)
     mask, depth, uv, foreground = labels.split([1, 1, 2, 1], dim=1)
     visibility = visible_joints(stage, meshes, face_index, fine)
     return Composition(picture, mask, depth, uv, visibility, foreground)
+
+
+def _light_up(
+    stage: Stage,
+    meshes: Meshes,
+    given: Ingredients,
+    shadows: ShadowMap,
+    screen: Float[Tensor, "b v 3"],
+    face_index: Int[Tensor, "b h2 w2"],
+) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 5 h w"]]:
+    """Return the pictures; and mask, depth, uv and foreground."""
+    size = stage.camera.image_size
+    picture = torch.empty_like(given.background)
+    lights = picture.new_empty(len(picture), *size, 3)
+    labels = picture.new_empty(len(picture), 5, *size)
+    wall, taken = _wall(stage, given, shadows)
+    looks = torch.cat([given.tone, taken], dim=1)
+    surface = _surface(stage, meshes, given, shadows)
+    run = partial(
+        launch, bounds=shares(len(picture), picture.device), elements=size, modules=_KERNELS
+    )
+    meshed = [screen, meshes.faces.int(), meshes.part.int(), surface]
+    painted = [meshes.uv, meshes.uv_faces.int(), torch.cat([*_paints(given)], dim=-1)]
+    seen = [given.texture, looks, shadows.depth, face_index.int(), len(stage.hand.faces)]
+    run("light_up", inputs=[*meshed, *painted, *seen], outputs=[lights, labels])
+    behind = [looks, shadows.depth, wall, given.background]
+    run("join", inputs=[lights, labels, *behind], outputs=[picture])
+    return picture, labels
 
 
 def to_linear(colour: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""The Warp kernel that lights and joins what a rasterizer found: one source for CPU and CUDA.
+"""Warp kernels that light what a rasterizer found, and join it with the background.
 
 A pixel has four samples, two by two. Where they show one stretch of skin it is lit once, in its
 middle; at outlines, folds and patterns each sample is lit by itself, and their light is averaged.
 
 Shapes: ``screen (B, V)`` of ``(x, y, z m)``, x and y in samples; ``faces, uv_faces (F, 3)``;
-``part (F,)``; ``surface (B, V)`` and ``paints (B, parts)``, see :data:`Vertex` and :data:`Paint`;
-``uv (B, U)``; ``texture (B, 3, T, T)`` of bytes; ``shadows (B, M, M)``; ``background (B, 3, H, W)``;
-``face_index (B, 2 H, 2 W)``.
+``part (F,)``; ``surface (B, V)``, ``paints (B, parts)``, ``looks (B,)``: see :data:`Vertex`,
+:data:`Paint`, :data:`Look`; ``uv (B, U)``; ``texture (B, 3, T, T)`` of bytes; ``shadows (B, M, M)``
+of depths; ``wall (B,)`` from pixels to places in them; ``face_index (B, 2 H, 2 W)``; ``lights
+(B, H, W)``; ``background, picture (B, 3, H, W)``; ``labels (B, 5, H, W)``.
 """
 
 from typing import no_type_check
@@ -28,7 +29,7 @@ Paint = wp.types.vector(length=19, dtype=wp.float32)
 #: Of an image: gain on the texture; share of the light that the wall's shadow takes.
 Look = wp.types.vector(length=4, dtype=wp.float32)
 
-HAND, SLEEVE, THING = int(Part.HAND), int(Part.SLEEVE), int(Part.THING)
+SLEEVE, THING = int(Part.SLEEVE), int(Part.THING)
 
 
 @wp.func
@@ -63,7 +64,7 @@ def lit(shadows: wp.array3d[wp.float32], image: int, place: wp.vec3) -> float:
 
 @wp.func
 @no_type_check
-def skin_at(texture: wp.array4d[wp.uint8], image: int, uv: wp.vec2, tone: Look) -> wp.vec3:
+def skin_at(texture: wp.array4d[wp.uint8], image: int, uv: wp.vec2, look: Look) -> wp.vec3:
     """Return the linear colour of the skin's texture, bilinear between texels."""
     side = texture.shape[2]
     right, bottom = float(texture.shape[3] - 1), float(side - 1)
@@ -76,7 +77,7 @@ def skin_at(texture: wp.array4d[wp.uint8], image: int, uv: wp.vec2, tone: Look) 
     for k in range(3):
         above = wp.lerp(float(texture[image, k, y0, x0]), float(texture[image, k, y0, x1]), across)
         under = wp.lerp(float(texture[image, k, y1, x0]), float(texture[image, k, y1, x1]), across)
-        stored = wp.min(wp.lerp(above, under, down) / 255.0 * tone[k], 1.0)
+        stored = wp.min(wp.lerp(above, under, down) / 255.0 * look[k], 1.0)
         # sRGB's curve within 0.003: powers are slow.
         colour[k] = stored * (stored * (stored * 0.305306011 + 0.682171111) + 0.012522878)
     return colour
@@ -113,6 +114,13 @@ def reflected(
         if facing > 0.0:
             gloss = reaches * wp.pow(wp.max(shine, 1.0e-3), paint[18])
     return wp.cw_mul(albedo, light) + gloss * wp.vec3(paint[14], paint[15], paint[16])
+
+
+@wp.func
+@no_type_check
+def painted(part: int) -> bool:
+    """Return whether a part shows a pattern, not skin."""
+    return part == SLEEVE or part == THING  # noqa: PLR1714 (Warp knows no sets)
 
 
 @wp.func
@@ -159,7 +167,7 @@ def sample_at(
     uv_faces: wp.array2d[wp.int32],
     paints: wp.array2d[Paint],
     texture: wp.array4d[wp.uint8],
-    tone: Look,
+    look: Look,
     shadows: wp.array3d[wp.float32],
     image: int,
     face: int,
@@ -174,10 +182,10 @@ def sample_at(
     u0, u1, u2 = uv_faces[face, 0], uv_faces[face, 1], uv_faces[face, 2]
     uv_here = w[0] * uv[image, u0] + w[1] * uv[image, u1] + w[2] * uv[image, u2]
     paint = paints[image, part[face]]
-    if part[face] == SLEEVE or part[face] == THING:
+    if painted(part[face]):
         albedo = cloth_at(uv_here, paint)
     else:
-        albedo = skin_at(texture, image, uv_here, tone)
+        albedo = skin_at(texture, image, uv_here, look)
     return reflected(albedo, at, paint, shadows, image), depth, uv_here
 
 
@@ -215,9 +223,22 @@ def srgb(x: float) -> float:
     return 1.055 * wp.pow(wp.min(x, 1.0), 1.0 / 2.4) - 0.055
 
 
+@wp.func
+@no_type_check
+def unbroken(faces: wp.array2d[wp.int32], part: wp.array[wp.int32], seen: wp.vec4i) -> bool:
+    """Return whether four faces are one stretch of skin."""
+    if wp.min(wp.min(seen[0], seen[1]), wp.min(seen[2], seen[3])) < 0:
+        return False
+    kind = part[seen[0]]
+    found = not painted(kind)
+    for i in range(1, 4):
+        found = found and part[seen[i]] == kind and touch(faces, seen[0], seen[i])
+    return found
+
+
 @wp.kernel
 @no_type_check
-def draw(
+def light_up(
     screen: wp.array2d[wp.vec3],
     faces: wp.array2d[wp.int32],
     part: wp.array[wp.int32],
@@ -228,34 +249,27 @@ def draw(
     texture: wp.array4d[wp.uint8],
     looks: wp.array[Look],
     shadows: wp.array3d[wp.float32],
-    wall: wp.array[wp.mat33],
-    background: wp.array4d[wp.float32],
     face_index: wp.array3d[wp.int32],
     own_faces: int,
     first: int,
-    picture: wp.array4d[wp.float32],
+    lights: wp.array3d[wp.vec3],
     labels: wp.array4d[wp.float32],
 ) -> None:
-    """Write the picture, and mask, depth, uv and foreground: see ``compose.Composition``."""
+    """Write the light from what is before the background; mask, depth, uv and foreground."""
     image, y, x = wp.tid()
     image += first
-    look = looks[image]
+    top, below = 2 * y, 2 * y + 1
     seen = wp.vec4i(
-        face_index[image, 2 * y, 2 * x],
-        face_index[image, 2 * y, 2 * x + 1],
-        face_index[image, 2 * y + 1, 2 * x],
-        face_index[image, 2 * y + 1, 2 * x + 1],
+        face_index[image, top, 2 * x],
+        face_index[image, top, 2 * x + 1],
+        face_index[image, below, 2 * x],
+        face_index[image, below, 2 * x + 1],
     )
-    # Where all samples show one stretch of skin, one in the middle of the pixel serves all.
-    once = wp.min(wp.min(seen[0], seen[1]), wp.min(seen[2], seen[3])) >= 0
-    if once:
-        kind = part[seen[0]]
-        once = kind != SLEEVE and kind != THING
-        for i in range(1, 4):
-            once = once and part[seen[i]] == kind and touch(faces, seen[0], seen[i])
     middle = wp.vec2(float(2 * x + 1), float(2 * y + 1))
-    light, uv_here, count = wp.vec3(), wp.vec2(), wp.where(once, 1, 4)
+    once = unbroken(faces, part, seen)
+    count = wp.where(once, 1, 4)
     share = 1.0 / float(count)
+    light, uv_here = wp.vec3(), wp.vec2()
     shown, own, depth = float(0.0), float(0.0), float(wp.inf)  # noqa: UP018 (variables)
     for i in range(count):
         face, p = seen[i], middle + wp.vec2(float(i % 2) - 0.5, float(i // 2) - 0.5)
@@ -263,8 +277,8 @@ def draw(
             face, p = best_at(screen, faces, image, seen, middle), middle
         if face >= 0:
             sent, z, at = sample_at(
-                screen, faces, part, surface, uv, uv_faces, paints, texture, look, shadows, image,
-                face, p,
+                screen, faces, part, surface, uv, uv_faces, paints, texture, looks[image], shadows,
+                image, face, p,
             )  # fmt: skip
             light += share * sent
             shown += share
@@ -272,18 +286,38 @@ def draw(
                 own += share
                 uv_here = wp.where(z < depth, at, uv_here)
                 depth = wp.min(z, depth)
-    dark = float(0.0)  # noqa: UP018 (a variable)
-    if shown < 1.0:
-        dark = look[3] * on_wall(shadows, wall, image, 0.5 * middle)
-    for k in range(3):
-        behind = background[image, k, y, x]
-        if shown > 0.0 or dark > 0.0:
-            if shown < 1.0:
-                light[k] += (1.0 - shown) * (1.0 - dark) * linear(behind)
-            behind = srgb(light[k])
-        picture[image, k, y, x] = behind
+    lights[image, y, x] = light
     labels[image, 0, y, x] = own
     labels[image, 1, y, x] = wp.where(own > 0.0, depth, 0.0)
     labels[image, 2, y, x] = uv_here[0]
     labels[image, 3, y, x] = uv_here[1]
     labels[image, 4, y, x] = shown
+
+
+@wp.kernel
+@no_type_check
+def join(
+    lights: wp.array3d[wp.vec3],
+    labels: wp.array4d[wp.float32],
+    looks: wp.array[Look],
+    shadows: wp.array3d[wp.float32],
+    wall: wp.array[wp.mat33],
+    background: wp.array4d[wp.float32],
+    first: int,
+    picture: wp.array4d[wp.float32],
+) -> None:
+    """Write sRGB of the light before the background, which shadows darken."""
+    image, y, x = wp.tid()
+    image += first
+    shown, left = labels[image, 4, y, x], float(1.0)  # noqa: UP018 (a variable)
+    if shown < 1.0:
+        p = wp.vec2(float(x) + 0.5, float(y) + 0.5)
+        left -= looks[image][3] * on_wall(shadows, wall, image, p)
+    for k in range(3):
+        colour = background[image, k, y, x]
+        if shown > 0.0 or left < 1.0:
+            light = lights[image, y, x][k]
+            if shown < 1.0:
+                light += (1.0 - shown) * left * linear(colour)
+            colour = srgb(light)
+        picture[image, k, y, x] = colour
