@@ -11,7 +11,7 @@ from torch import Tensor
 from handrec.data.appearance.base import Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients
 from handrec.data.appearance.everyday import Everyday
-from handrec.data.appearance.skin_bank import shift_tone
+from handrec.data.appearance.skin_bank import shift_tone, toned
 from handrec.data.scenes import Uniform
 from handrec.render.atlas import bake_atlas
 from handrec.render.colour import srgb_to_lab
@@ -84,13 +84,16 @@ class Redrawn(Everyday):
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
         """Return what the stage is drawn with."""
         given = super().gather(stage, look, size)
-        texels = given.texture.shape[-1]
+        painted = toned(given.texture, given.tone)
+        texels = painted.shape[-1]
         inside = bake_atlas(stage.hand, texels).inside
-        mean = (given.texture * inside).sum((2, 3)) / inside.sum()
+        mean = (painted * inside).sum((2, 3)) / inside.sum()
         texture = F.interpolate(look[f"{_OWN}texture"], (texels, texels), mode="bilinear")
         texture = shift_tone(texture, inside, srgb_to_lab(mean[..., None])[..., 0])
+        texture = _choose(look[f"{_OWN}keeps_texture"], texture, painted)
         return given._replace(
-            texture=_choose(look[f"{_OWN}keeps_texture"], texture, given.texture),
+            texture=(255 * texture).round().byte(),
+            tone=torch.ones_like(given.tone),
             background=_choose(
                 look[f"{_OWN}keeps_background"], look[f"{_OWN}background"], given.background
             ),

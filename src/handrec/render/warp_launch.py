@@ -6,10 +6,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+
+#: Of the rasterizer's kernels.
+_MODULES = (
+    "handrec.render.warp_kernels",
+    "handrec.render.warp_edge_kernels",
+    "handrec.render.warp_texture_kernels",
+)
 
 
 def shares(count: int, device: torch.device) -> list[int]:
@@ -32,6 +40,7 @@ def launch(
     inputs: Sequence[Tensor | float | int],
     outputs: Sequence[Tensor | Sequence[Tensor]],
     elements: Sequence[int] = (),
+    modules: tuple[str, ...] = _MODULES,
 ) -> None:
     """Run a kernel over images or pixels, and over the elements of each.
 
@@ -41,13 +50,14 @@ def launch(
         inputs: tensors and numbers.
         outputs: tensors, written in place; a list of them has one for each thread.
         elements: along each further axis.
+        modules: that hold the kernel.
     """
     import warp as wp
 
     if bounds[-1] == 0 or 0 in elements:
         return
     device = next(x.device for x in inputs if isinstance(x, Tensor))
-    kernel = _kernels(device)[name]
+    kernel = _kernels(device, modules)[name]
     wp_device, stream = wp.device_from_torch(device), None
     if device.type == "cuda":
         stream = wp.stream_from_torch(device)
@@ -85,7 +95,7 @@ def _as_warp(value: Tensor | float | int, of: Any) -> Any:
 
 
 @cache
-def _kernels(device: torch.device) -> dict[str, Any]:
+def _kernels(device: torch.device, modules: tuple[str, ...]) -> dict[str, Any]:
     """Return the kernels by name, compiled for the device."""
     import warp as wp
 
@@ -93,10 +103,8 @@ def _kernels(device: torch.device) -> dict[str, Any]:
         wp.config.log_level = wp.LOG_WARNING
     with _no_driver_warning():
         wp.init()
-    from handrec.render import warp_edge_kernels, warp_kernels, warp_texture_kernels
-
     kernels: dict[str, Any] = {}
-    for module in (warp_kernels, warp_edge_kernels, warp_texture_kernels):
+    for module in map(import_module, modules):
         wp.load_module(module, device=wp.device_from_torch(device))
         kernels |= vars(module)
     return kernels

@@ -82,7 +82,7 @@ class Everyday(Appearance):
     """
 
     name = "everyday"
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -161,8 +161,10 @@ class Everyday(Appearance):
         own = self._identities(look["skin"], len(bank.tone))
         gain = exposure(bank.tone[own, 0] + look["tint"][:, 0])
         lights = _rows(Lights, look, "light")
+        texture, tone = bank.pick(own, look["tint"])
         return Ingredients(
-            texture=bank.textures(own, look["tint"]),
+            texture=texture,
+            tone=tone,
             props=_rows(Props, look, "props"),
             background=self.backgrounds.draw(_part(look, "back"), size),
             **lights.scaled(gain)._asdict(),

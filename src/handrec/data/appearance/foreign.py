@@ -38,7 +38,7 @@ class Foreign(Everyday):
     """
 
     name = "foreign"
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -81,10 +81,9 @@ class Foreign(Everyday):
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
         """Return what the stage is drawn with: detail of the skin, in its paint."""
         given = super().gather(stage, look, size)
-        colour, amount = look["paint"][:, :3, None, None], look["paint"][:, 3:, None, None]
-        detail = given.texture / given.texture.mean((2, 3), keepdim=True).clamp(min=0.05)
-        painted = torch.lerp(given.texture, (colour * detail).clamp(0, 1), amount)
-        return given._replace(texture=painted)
+        colour, amount = look["paint"].split([3, 1], dim=1)
+        mean = self.bank(stage, size).colour[(look["skin"] * self.skins).long()]
+        return given._replace(tone=torch.lerp(given.tone, colour / mean.clamp(min=0.05), amount))
 
 
 def _colours(draw: Uniform, count: int) -> Tensor:

@@ -27,16 +27,13 @@ class ShadowMap(NamedTuple):
     """Depths seen from a light, in its direction, from the middle of what it shines on.
 
     Attributes:
-        nearest: depth around each texel, 3 x 3 in reading order, bias included, metres; with a
-            border of nothing all around.
-        to_map: from the camera frame to column, row (texels, centres at + 0.5, border included)
-            and depth (metres); affine.
-        size: texels along a side, border included.
+        depth: of each texel, bias included, metres; with a border of two texels of nothing.
+        to_map: from the camera frame to column, row (texels, centres at + 0.5, the inner one of the
+            border's texels included) and depth (metres); affine.
     """
 
-    nearest: Float[Tensor, "b n 9"]
+    depth: Float[Tensor, "b m m"]
     to_map: Float[Tensor, "b 3 4"]
-    size: int
 
 
 @torch.no_grad()
@@ -82,8 +79,7 @@ def cast(
     shift = (
         turn.new_tensor([size / 2 + 1, size / 2 + 1, 0.0]) - (to_map @ centre[..., None])[..., 0]
     )
-    nearest = F.unfold(depth, 3).mT.contiguous()
-    return ShadowMap(nearest, torch.cat([to_map, shift[..., None]], dim=-1), size + 2)
+    return ShadowMap(depth[:, 0], torch.cat([to_map, shift[..., None]], dim=-1))
 
 
 def _facing(direction: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
@@ -103,28 +99,4 @@ def place(shadows: ShadowMap, points: Float[Tensor, "b n 3"]) -> Float[Tensor, "
     return points @ shadows.to_map[..., :3].mT + shadows.to_map[:, None, :, 3]
 
 
-def lit(
-    shadows: ShadowMap, places: Float[Tensor, "... 3"], image: Int[Tensor, "..."]
-) -> Float[Tensor, "..."]:
-    """Return the share of the light that reaches points, softened over 3 x 3 texels.
-
-    Args:
-        shadows: of every image.
-        places: from :func:`place`.
-        image: that each point belongs to; broadcasts against the points.
-    """
-    x, y, depth = places.unbind(-1)
-    # Outside is the border: nothing casts a shadow there.
-    x, y = x.clamp(0, shadows.size - 1e-3), y.clamp(0, shadows.size - 1e-3)
-    column, row = x.long(), y.long()
-    texel = (image * shadows.size + row) * shadows.size + column
-    around = shadows.nearest.flatten(0, 1).index_select(0, texel.flatten())
-    clear = (around > depth.reshape(-1, 1)).to(places).view(*texel.shape, 3, 3)
-    # A box of two texels, slid to the point: the outer taps share what is off the middle.
-    left, middle, right = clear.unbind(-1)
-    line = left + middle + (x - column)[..., None] * (right - left)
-    above, middle, below = line.unbind(-1)
-    return (above + middle + (y - row) * (below - above)) / 4
-
-
-__all__ = ["ShadowMap", "cast", "lit", "place"]
+__all__ = ["ShadowMap", "cast", "place"]

@@ -3,7 +3,7 @@
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from handrec.data.appearance.recovered import RecoveredSkins
@@ -26,10 +26,12 @@ class SkinBank:
     Attributes:
         skin: the table of painted identities.
         tone: mean L*, a*, b* over the atlas of each identity, palm and back together.
+        colour: the same mean of its sRGB, in [0, 1].
     """
 
     skin: Skin
     tone: Float[Tensor, "n 3"]
+    colour: Float[Tensor, "n 3"]
 
     @torch.no_grad()
     def __init__(
@@ -45,35 +47,53 @@ class SkinBank:
         self.skin = sample_skin(count, torch.Generator().manual_seed(seed)).to(device)
         atlas = bake_atlas(hand, size)
         inside = atlas.inside.flatten()[atlas.texels]
-        painted, tones = [], []
+        painted, tones, colours = [], [], []
         for rows in torch.arange(count, device=device).split(chunk):
             lab = paint_lab(hand, self.skin.rows(rows), size)
             tones.append(lab[..., inside].mean(-1))
-            painted.append((atlas.spread(lab_to_srgb(lab)) * 255).round().byte())
+            skin = lab_to_srgb(lab)
+            colours.append(skin[..., inside].mean(-1))
+            painted.append((atlas.spread(skin) * 255).round().byte())
         if recovered is not None:
             painted.append((recovered * 255).round().byte())
+            seen = recovered[..., atlas.inside[0]]
+            colours.append(seen.mean(-1))
             tones.append(srgb_to_lab(recovered)[..., atlas.inside[0]].mean(-1))
-        self._painted, self.tone = torch.cat(painted), torch.cat(tones)
+        self._painted, self.tone, self.colour = map(torch.cat, (painted, tones, colours))
+
+    @torch.no_grad()
+    def pick(
+        self, index: Int[Tensor, " b"], shift: Float[Tensor, "b 3"]
+    ) -> tuple[UInt8[Tensor, "b 3 t t"], Float[Tensor, "b 3"]]:
+        """Return the textures of identities, sRGB of 8 bits, and gains that shift their tone.
+
+        Args:
+            index: of identities.
+            shift: of the mean tone, in L*, a*, b*; ``target - bank.tone[index]`` meets a target.
+                The gain is what the mean colour changes by, which is far cheaper than shifting
+                every texel. Keep it small: a shift of 10 in L* looks like another skin, one of 30
+                like paint.
+        """
+        tone = self.tone[index]
+        before, after = (lab_to_srgb(x[..., None])[..., 0] for x in (tone, tone + shift))
+        return self._painted[index], after / before.clamp(min=0.02)
 
     @torch.no_grad()
     def textures(
         self, index: Int[Tensor, " b"], shift: Float[Tensor, "b 3"] | None = None
     ) -> Float[Tensor, "b 3 t t"]:
-        """Return the textures of identities, sRGB in [0, 1].
-
-        Args:
-            index: of identities.
-            shift: of the mean tone, in L*, a*, b*; ``target - bank.tone[index]`` meets a target.
-                The texture is multiplied by what the mean colour changes by, which is far cheaper
-                than shifting every texel. Keep it small: a shift of 10 in L* looks like another
-                skin, one of 30 like paint.
-        """
-        texture = self._painted[index].float().mul_(1 / 255)
+        """Return the textures of identities, sRGB in [0, 1]; see :meth:`pick`."""
         if shift is None:
-            return texture
-        tone = self.tone[index]
-        before, after = (lab_to_srgb(x[..., None]) for x in (tone, tone + shift))
-        return texture.mul_((after / before.clamp(min=0.02))[..., None]).clamp_(0, 1)
+            return self._painted[index].float().mul_(1 / 255)
+        stored, gain = self.pick(index, shift)
+        return toned(stored, gain)
+
+
+def toned(
+    texture: UInt8[Tensor, "b 3 t t"], gain: Float[Tensor, "b 3"]
+) -> Float[Tensor, "b 3 t t"]:
+    """Return textures, sRGB in [0, 1], so many times as bright in red, green and blue."""
+    return texture.float().mul_(gain[..., None, None] / 255).clamp_(0, 1)
 
 
 _BANKS: WeakKeyDictionary[HandModel, dict[tuple[object, ...], SkinBank]] = WeakKeyDictionary()

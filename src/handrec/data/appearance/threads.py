@@ -23,7 +23,7 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive 
 
 
 def draw_in_threads(draw: Callable[[Stage, Look], Picture], stage: Stage, look: Look) -> Picture:
-    """Return what ``draw`` returns; on a CPU each of torch's threads draws other pictures.
+    """Return what ``draw`` returns; on a CPU few pictures at a time, and others in each thread.
 
     The kernels release the interpreter's lock. Meanwhile torch runs each operation on one thread,
     everywhere in the process: the setting is global.
@@ -34,16 +34,17 @@ def draw_in_threads(draw: Callable[[Stage, Look], Picture], stage: Stage, look: 
         look: a row per hand.
     """
     threads, count = torch.get_num_threads(), len(stage.pose)
-    if stage.pose.device.type != "cpu" or threads == 1 or count <= 1:
+    size = min(_SHARE, -(-count // threads))
+    if stage.pose.device.type != "cpu" or count <= size:
         return draw(stage, look)
 
     def share(rows: torch.Tensor) -> Picture:
         return draw(stage_rows(stage, rows), {name: x[rows] for name, x in look.items()})
 
-    shares = torch.arange(count).split(min(_SHARE, -(-count // threads)))
+    shares = torch.arange(count).split(size)
     torch.set_num_threads(1)
     try:
-        parts = list(_pool().map(share, shares))
+        parts = list(_pool().map(share, shares) if threads > 1 else map(share, shares))
     finally:
         torch.set_num_threads(threads)
     return Picture(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from handrec.data.appearance.base import Stage
@@ -12,7 +12,7 @@ from handrec.geometry.camera import project
 from handrec.hand.anatomy import rest_hand
 from handrec.hand.base import HandModel
 from handrec.hand.joints import FINGERS, JOINTS, PARENTS, TIPS
-from handrec.types import Camera, Rendering
+from handrec.types import Camera
 
 #: A joint's own skin at rest reaches so many times as far as the skin nearest to it: seen through
 #: from anywhere within 60 degrees of a right angle to a finger's bone.
@@ -25,7 +25,7 @@ _IN_PALM = [JOINTS.index("thumb_cmc"), *(JOINTS.index(f"{name}_mcp") for name in
 
 
 def visible_joints(
-    stage: Stage, meshes: Meshes, drawn: Rendering, camera: Camera
+    stage: Stage, meshes: Meshes, face_index: Int[Tensor, "b h w"], camera: Camera
 ) -> Float[Tensor, "b 21"]:
     """Return 1 for the joints that are seen, as annotators mean it.
 
@@ -34,29 +34,29 @@ def visible_joints(
     within the joint's reach: twice the distance from the joint to the skin nearest to it, or three
     times in the palm (a tip, which is on the skin, has the reach of the joint before it). So its
     finger's other segments hide a joint when they are folded before it, as other fingers, the
-    palm, sleeves, things and other hands do. Joints outside of the picture are not seen. Judged at
-    the sample that the joint falls on, not at its exact place: a fourth of a pixel off on average.
+    palm, sleeves, things and other hands do. Joints outside of the picture are not seen. Judged by
+    the face that is seen at the sample that the joint falls on.
 
     Args:
         stage: that was drawn.
         meshes: of the stage.
-        drawn: a rendering of the meshes.
-        camera: of the rendering.
+        face_index: seen at each sample, -1 for none.
+        camera: of the samples.
     """
     joints = stage.posed.joints
     height, width = camera.image_size
     pixels = project(joints, camera.intrinsics)
     x, y = pixels.unbind(-1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (joints[..., 2] > 0)
-    sample = y.clamp(0, height - 1).long() * width + x.clamp(0, width - 1).long()
-    face, depth = (
-        values.flatten(1).gather(1, sample) for values in (drawn.face_index.long(), drawn.depth)
-    )
+    column, row = x.clamp(0, width - 1).long(), y.clamp(0, height - 1).long()
+    face = face_index.flatten(1).gather(1, row * width + column)
     corners = meshes.faces[face.clamp(min=0)]
     part = meshes.part[face.clamp(min=0)]
     skin = (part == Part.HAND) | (part == Part.FOREARM)
-    rest = meshes.rest[torch.where(skin[..., None], corners, 0)]
-    rest = (rest * _weights(pixels, meshes.vertices, corners, camera)[..., None]).sum(2)
+    weights = _weights(pixels, meshes.vertices, corners, camera)[..., None]
+    images = torch.arange(len(pixels), device=pixels.device)[:, None, None]
+    depth = (meshes.vertices[..., 2:][images, corners] * weights).sum((2, 3))
+    rest = (meshes.rest[torch.where(skin[..., None], corners, 0)] * weights).sum(2)
     places, reach = _rest_reach(stage.hand, joints.device)
     own = skin & ((rest - places).norm(dim=-1) <= reach)
     hidden = (face >= 0) & (depth < joints[..., 2]) & ~own
