@@ -4,8 +4,8 @@
         [--epochs N] [--out FILE]
 
 From detected 2D keypoints and pixels alone; `labelled` learns from exact 3D labels instead. A run
-that is in `lightning_logs/` already, by the name `s2hand-<row>-<scale>[-<epochs>]-<seed>`, is not trained again.
-Each run's record is written beside FILE, with row and seed in its name.
+that is in `lightning_logs/` already, by the name `s2hand-<row>-<scale>[-<epochs>]-<seed>`, is not
+trained again. Each run's record is written beside FILE, with row and seed in its name.
 
 The bars, on `test`: PA-MPJPE at most 0.8 times the mean hand's in minutes on two CPU cores; at a
 longer budget at most 0.65 times, and at most 1.4 times that of `labelled` for as long.

@@ -1,7 +1,6 @@
 """Mixtures of sets with different labels."""
 
 import pytest
-import torch
 from tests.sets import SIZE, drawn, hand_model, rows
 
 from handrec.data.augment import Augmentation

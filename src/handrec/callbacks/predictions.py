@@ -275,8 +275,9 @@ class PredictionWriter(NetworkTimer):
         panels = [picture]
         with self.stages("draw"):
             panels.append(draw_hands(picture, hands, self.rasterizer))
-            if any(hand.seen is not None for hand in hands) and hasattr(method, "render"):
-                panels.append(draw_hands_in_colour(picture, hands, method.render))
+            render: Render | None = getattr(method, "render", None)
+            if render is not None and any(hand.seen is not None for hand in hands):
+                panels.append(draw_hands_in_colour(picture, hands, render))
         with self.stages("write"):
             Path(f"{stem}_overlay.png").write_bytes(encode_png(panels[1]))
             if len(panels) > 2:

@@ -140,7 +140,7 @@ class VideoWriter(NetworkTimer):
             row = rows[sample]
             affine = batch.crop_to_image[row]
             hand = place_in_photo(outputs, row, item.hand, method.hand.faces, affine)
-            finite = all(field.isfinite().all() for field in hand[1:])
+            finite = all(field.isfinite().all() for field in hand[1:8])
             if finite:
                 hands.append(hand)
                 tracks.append(item.track)

@@ -14,7 +14,6 @@ from handrec.data.sampler import (
     seed_step,
 )
 from handrec.errors import UserError
-
 from handrec.metrics.official import ProtocolName
 
 

@@ -159,7 +159,8 @@ def _light_up(
     )
     meshed = [screen, meshes.faces.int(), meshes.part.int(), surface]
     painted = [meshes.uv, meshes.uv_faces.int(), torch.cat([*_paints(given)], dim=-1)]
-    seen = [given.texture, looks, shadows.depth, face_index.int(), len(stage.hand.faces)]
+    faces = len(stage.hand.faces)
+    seen: list[Tensor | int] = [given.texture, looks, shadows.depth, face_index.int(), faces]
     run("light_up", inputs=[*meshed, *painted, *seen], outputs=[lights, labels])
     behind = [looks, shadows.depth, wall, given.background]
     run("join", inputs=[lights, labels, *behind], outputs=[picture])

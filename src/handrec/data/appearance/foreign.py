@@ -82,7 +82,8 @@ class Foreign(Everyday):
         """Return what the stage is drawn with: detail of the skin, in its paint."""
         given = super().gather(stage, look, size)
         colour, amount = look["paint"].split([3, 1], dim=1)
-        mean = self.bank(stage, size).colour[(look["skin"] * self.skins).long()]
+        bank = self.bank(stage, size)
+        mean = bank.colour[self._identities(look["skin"], len(bank.tone))]
         return given._replace(tone=torch.lerp(given.tone, colour / mean.clamp(min=0.05), amount))
 
 
