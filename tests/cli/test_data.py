@@ -9,7 +9,10 @@ import yaml
 from handrec.cli.main import main
 from tests.cli.conftest import REPOSITORY
 
-FORMATS = {"freihand": "freihand", "ho3d_v2": "ho3d_v2", "ho3d_v3": "ho3d_v3", "coco": "coco_hands"}
+FORMATS = {
+    "freihand": "freihand", "ho3d_v2": "ho3d_v2", "ho3d_v3": "ho3d_v3", "coco": "coco_hands",
+    "dexycb": "dexycb", "interhand26m": "interhand26m", "rhd": "rhd",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_what_is_written_passes_the_check(here, capsys, layout, name):
     assert main(["data", "check", name, "set"]) == 0
     out = capsys.readouterr().out
     assert "nothing wrong" in out
-    if name == "freihand":  # against the parameters of the hand model: exact
+    if name in ("freihand", "dexycb", "interhand26m"):  # against the hand model: exact
         assert "parameters against labels, joints: mean 0.000 mm, most 0.000 mm" in out
     for split in ("train", "val", "test"):
         sheet = cv2.imread(str(here / f"data_check/{name}-{split}.png"))
@@ -70,12 +73,20 @@ def test_images_at_fault_are_listed(here, capsys):
         (["check", "freihand"], "freihand is not part of handrec: give its folder"),
         (["check", "freihand", "nowhere"], "freihand: no folder nowhere"),
         (["check", "freihnd", "nowhere"], "unknown DATA 'freihnd' (did you mean 'freihand'?)"),
-        (["check", "synthetic"], "synthetic lies on no disk"),
+        (["check", "synthetic"], "synthetic is drawn or streamed: it has no labels on the disk"),
         (["check", "ho3d_v2", "set"], "set is not the root of ho3d_v2: it has no train.txt"),
         (["check", "coco_hands", "set", "--set", "x"], "--set x: expected OPTION=VALUE"),
         (["check", "coco_hands", "set", "--set", "x=1"], "unexpected keyword argument 'x'"),
         (["synth", "--format=coco", "--out=set"], "set is not empty"),
         (["synth", "--format=coco", "--out=o", "--count=2"], "--count must be at least 8"),
+        (["synth", "--format=dexycb", "--out=o", "--size=512"], "pictures are 640 x 480"),
+        (["pack", "nowhere", "--out=o"], "nowhere: no such image or folder"),
+        (["pack", "set", "--out=o"], "set: no images"),
+        (["pack", "set", "--out=o", "--per-shard=0"], "--per-shard and --shortest must be at"),
+        (["keypoints", "set"], "who finds the keypoints? --run=NAME or --ckpt=FILE"),
+        (["keypoints", "set", "--run=a", "--ckpt=b"], "give --run or --ckpt, not both"),
+        (["keypoints", "set", "--run=nothing"], "nothing"),
+        (["keypoints", "set", "--detector=x.task"], "no detector file x.task"),
     ],
 )
 def test_mistakes_are_one_line(here, capsys, args, said):
@@ -86,7 +97,10 @@ def test_mistakes_are_one_line(here, capsys, args, said):
     assert said in line
 
 
-@pytest.mark.parametrize("name", ["freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "folder"])
+@pytest.mark.parametrize(
+    "name",
+    ["freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "folder", "dexycb", "interhand26m", "rhd"],
+)
 def test_overlays_parse_with_options(here, capsys, name):
     options = ["--data.root=somewhere", "--data.crop=image", "--data.box_scale=1.3"]
     with pytest.raises(SystemExit) as exit_:
@@ -98,6 +112,67 @@ def test_overlays_parse_with_options(here, capsys, name):
     assert data["init_args"]["root"] == "somewhere"
     assert data["init_args"]["image_size"] == 64
     assert (REPOSITORY / "docs/datasets.md").read_text().count(f"`{name}`")
+
+
+@pytest.mark.parametrize("name", ["shards", "video", "mixture"])
+def test_overlays_of_streams_and_mixtures_parse(here, capsys, name):
+    given = {"shards": ["--data.shards=s"], "video": ["--data.root=v", "--data.stride=3"]}
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--exp=handmim_pretrain", f"--dataset={name}", "--scale=gpu",
+              *given.get(name, []), "--print_config"])  # fmt: skip
+    assert exit_.value.code in (0, None)
+    printed = capsys.readouterr().out
+    data = yaml.safe_load(printed[printed.index("seed_everything:") :])["data"]["init_args"]
+    assert data["image_size"] == 224
+    assert data["augmentation"] is None
+    assert f"`{name}`" in (REPOSITORY / "docs/datasets.md").read_text()
+
+
+def test_packed_photos_are_pictures_of_shards(here, capsys):
+    synth("coco")
+    capsys.readouterr()
+    assert main(["data", "pack", "set/images", "--out=shards", "--per-shard=6"]) == 0
+    assert "16 pictures in 3 archives" in capsys.readouterr().out
+    (here / "set/images/broken.png").write_bytes(b"no")
+    assert main(["data", "pack", "set/images", "--out=again"]) == 1
+    assert "broken.png: not an image" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_keypoints_of_a_network_are_labels(here, capsys):
+    """Those of a network that was trained for two steps are bad ones; the way there is the same."""
+    synth("coco")
+    arguments = ["--exp=s2hand_keypoints", "--dataset=coco_hands", "--scale=smoke"]
+    assert main(["fit", *arguments, "--data.root=set", "--data.num_workers=0"]) == 0
+    boxes = {"00000003.jpg": [{"box": [4, 6, 40, 44], "side": "left"}],
+             "00000005.jpg": [{"box": [2, 2, 46, 46]}]}  # fmt: skip
+    (here / "boxes.json").write_text(json.dumps(boxes))
+    for extra, count in ((["--boxes=boxes.json"], 2), ([], 16)):
+        out = here / f"set/images/found{count}.json"
+        given = ["--run=s2hand_keypoints", "--size=64", f"--out={out}", *extra]
+        assert main(["data", "keypoints", "set/images", *given]) == 0
+        assert f"{count} hands in {count} photos" in capsys.readouterr().out
+        content = json.loads(out.read_text())
+        for entry in content["annotations"]:
+            assert len(entry["keypoints"]) == 63
+            assert all(0 < score <= 1 for score in entry["keypoint_scores"])
+        if extra:
+            first = content["annotations"][0]
+            assert first["bbox"] == [3.5, 5.5, 36, 38]
+            assert [a["side"] for a in content["annotations"]] == ["left", "right"]
+        options = [f"--set=annotations={out.name}", "--set=val_share=0.4"]
+        assert main(["data", "check", "coco_hands", "set/images", *options]) == 0
+    assert main(["data", "keypoints", "set/images", *given]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["shards", "folder"])
+def test_a_stream_trains(here, layout):
+    synth("shards" if layout == "shards" else "coco", 20)
+    name = {"shards": "shards", "folder": "video"}[layout]
+    given = {"shards": "--data.shards=set", "video": "--data.root=set/images"}[name]
+    assert main(["fit", "--exp=handmim_pretrain", f"--dataset={name}", "--scale=smoke", given]) == 0
 
 
 @pytest.mark.slow

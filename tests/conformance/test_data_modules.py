@@ -1,15 +1,26 @@
 """What every data module promises, over every data set."""
 
+from functools import partial
+
 import pytest
 import torch
+from pytorch_lightning.utilities import CombinedLoader
 
 from handrec.data.augment import Augmentation
 from handrec.data.coco_hands import CocoHands
+from handrec.data.dexycb import DexYCB
 from handrec.data.folder import Folder
 from handrec.data.freihand import FreiHand
 from handrec.data.ho3d import HO3D
+from handrec.data.interhand26m import InterHand26M
 from handrec.data.layouts import write_coco, write_freihand, write_ho3d
+from handrec.data.layouts_sides import write_dexycb, write_interhand26m, write_rhd
+from handrec.data.mixed import MixedSets
+from handrec.data.packing import write_drawn
+from handrec.data.rhd import RHD
+from handrec.data.shards import Shards
 from handrec.data.synthetic import SyntheticHands
+from handrec.data.video_frames import VideoFrames
 from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.hand.openhand import OpenHand
@@ -17,7 +28,11 @@ from handrec.render.warp_backend import WarpRasterizer
 from handrec.types import HandBatch
 from tests.sets import drawn, hand_model, rows
 
-SETS = ("synthetic", "freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "folder")
+ON_DISK = (
+    "freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "folder", "dexycb", "interhand26m", "rhd",
+)  # fmt: skip
+STREAMS = ("shards", "video")
+SETS = ("synthetic", *ON_DISK, *STREAMS, "mixture")
 SIZE = 48
 
 
@@ -31,6 +46,11 @@ def folder(tmp_path_factory):
         write_ho3d(folder / name, [rows(video, 0, 12)], [rows(video, 12, 16)], hand, version)
     write_coco(folder / "coco_hands", [batch], hand)
     (folder / "folder").symlink_to(folder / "coco_hands/images")
+    for write in (write_dexycb, write_interhand26m, write_rhd):
+        root = folder / write.__name__.removeprefix("write_")
+        write(root, [rows(batch, 0, 6)], [rows(batch, 6, 8)], hand)
+    write_drawn(folder / "shards", [batch], hand, per_shard=4)
+    (folder / "video").symlink_to(folder / "coco_hands/images")
     return folder
 
 
@@ -40,15 +60,26 @@ def build(name, folder, **options):
         sizes = {"train_size": 4, "val_size": 3, "test_size": 3}
         options = {"cache_dir": str(folder / "scenes"), **sizes, **common}
         return SyntheticHands(rasterizer=WarpRasterizer(), **options)
-    common = {"num_workers": 0, "cache_dir": str(folder / "labels"), **common}
-    classes = {"freihand": FreiHand, "coco_hands": CocoHands, "folder": Folder}
+    if name == "mixture":
+        sets = {part: build(part, folder, num_workers=0) for part in ("freihand", "folder")}
+        return MixedSets(sets, **common)
+    common = {"num_workers": 0, **common}
+    if name in STREAMS:
+        classes = {"shards": Shards, "video": partial(VideoFrames, stride=1)}
+        return classes[name](str(folder / name), val_share=0.4, **common)
+    common["cache_dir"] = str(folder / "labels")
+    classes = {
+        "freihand": FreiHand, "coco_hands": CocoHands, "folder": Folder, "dexycb": DexYCB,
+        "interhand26m": InterHand26M, "rhd": RHD,
+    }  # fmt: skip
     if name in classes:
         return classes[name](str(folder / name), **common)
     return HO3D(str(folder / name), version=name[-2:], val_share=0.3, **common)
 
 
 def batches(data, loader):
-    for batch in loader:
+    for loaded in loader:
+        batch = loaded[0] if isinstance(loader, CombinedLoader) else loaded
         yield data.on_after_batch_transfer(batch, 0)
 
 
@@ -124,7 +155,7 @@ def test_splits_are_disjoint_and_in_order(data):
     order = [i for b in batches(data, data.val_dataloader()) for i in b.sample_id.tolist()]
     assert order == sorted(order)
     assert order == [i for b in batches(data, data.val_dataloader()) for i in b.sample_id.tolist()]
-    if data.name != "synthetic":  # whose splits are numbered by themselves
+    if data.name not in ("synthetic", "mixture"):  # whose splits are numbered by themselves
         assert train.isdisjoint(order)
 
 
@@ -159,7 +190,7 @@ def test_workers_read_what_the_main_process_reads(name, folder):
 @pytest.mark.parametrize("name", SETS[1:])
 def test_nothing_runs_on_a_wrong_root(name, folder, tmp_path):
     data = build(name, tmp_path)
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match=r"no folder|no such (archive|video or folder)"):
         data.setup("fit")
 
 

@@ -11,7 +11,9 @@ from handrec.data.layouts import write_coco, write_freihand
 from handrec.data.mixed import MixedSets, shares
 from handrec.data.packing import write_drawn
 from handrec.data.shards import Shards
+from handrec.data.synthetic import SyntheticHands
 from handrec.errors import UserError
+from handrec.render.warp_backend import WarpRasterizer
 
 LABELS = {
     "freihand": {"joints_3d", "vertices", "pose", "mask"}, "coco": {"visibility"}, "folder": set(),
@@ -30,10 +32,7 @@ def folder(tmp_path_factory):
 
 
 def sets(folder, names=("freihand", "coco", "folder", "shards"), **options):
-    common = {
-        "image_size": SIZE, "num_workers": 0, "hand": hand_model("OpenHand"),
-        "augmentation": Augmentation(),
-    } | options  # fmt: skip
+    common = {"num_workers": 0} | options
     cached = common | {"cache_dir": str(folder / "labels")}
     made = {
         "freihand": lambda: FreiHand(str(folder / "freihand"), **cached),
@@ -44,9 +43,14 @@ def sets(folder, names=("freihand", "coco", "folder", "shards"), **options):
     return {name: made[name]() for name in names}
 
 
+def mixture(chosen, *args, **options):
+    common = {"hand": hand_model("OpenHand"), "image_size": SIZE, "augmentation": Augmentation()}
+    return MixedSets(chosen, *args, **common | options)
+
+
 def test_rows_have_the_labels_of_their_sets(folder):
     weights = {"freihand": 2.0, "folder": 0.5}
-    data = MixedSets(sets(folder), weights, batch_size=9)
+    data = mixture(sets(folder), weights, batch_size=9)
     assert data.shares == {"freihand": 4, "coco": 2, "folder": 1, "shards": 2}
     data.setup("fit")
     number = 0
@@ -64,16 +68,16 @@ def test_rows_have_the_labels_of_their_sets(folder):
             assert part.confidence.any() == (name != "folder")
             start += count
         number += 1
-    assert number == 5  # 20 images of FreiHAND, 4 in a batch, are the longest
+    assert number == 7  # photos of the folder, one in a batch: the set that lasts longest
 
 
 def test_evaluation_is_that_of_one_set(folder):
-    data = MixedSets(sets(folder), batch_size=8, validate_on="coco")
+    data = mixture(sets(folder), batch_size=8, validate_on="coco")
     data.setup("fit")
     (batch,) = [data.on_after_batch_transfer(b, 0) for b in data.val_dataloader()]
     assert not batch.has_joints_3d.any()
     assert data.fingerprint("val") == data.sets["coco"].fingerprint("val")
-    assert MixedSets(sets(folder), batch_size=8).submission == "freihand"
+    assert mixture(sets(folder), batch_size=8).submission == "freihand"
 
 
 def test_shares_are_as_near_the_weights_as_whole_rows_are():
@@ -98,18 +102,17 @@ def test_shares_are_as_near_the_weights_as_whole_rows_are():
 )
 def test_mixtures_that_cannot_be(folder, options, said):
     with pytest.raises(UserError, match=said):
-        MixedSets(sets(folder, ("freihand", "coco")), **options)
+        mixture(sets(folder, ("freihand", "coco")), **options)
 
 
-def test_sets_that_do_not_fit_together(folder):
-    one, other = sets(folder, ("freihand",)), sets(folder, ("coco",), image_size=32)
-    with pytest.raises(UserError, match="same image_size: freihand 96, coco 32"):
-        MixedSets(one | other)
-    other = sets(folder, ("coco",), hand=hand_model("Mano"))
-    with pytest.raises(UserError, match="same hand: freihand OpenHand, coco Mano"):
-        MixedSets(one | other)
+def test_drawn_sets_must_fit(folder, tmp_path):
+    drawn_set = {"drawn": SyntheticHands(hand_model("OpenHand"), WarpRasterizer(), image_size=32)}
+    with pytest.raises(UserError, match="have its image_size: mixture 96, coco 96, drawn 32"):
+        mixture(sets(folder, ("coco",)) | drawn_set)
+    with pytest.raises(UserError, match="have its hand: mixture Mano, coco Mano, drawn OpenHand"):
+        mixture(sets(folder, ("coco",)) | drawn_set, hand=hand_model("Mano"), image_size=32)
     with pytest.raises(UserError, match="at least one"):
-        MixedSets({})
+        mixture({})
 
 
 def test_a_broken_set_stops_the_mixture(folder, tmp_path):
@@ -117,4 +120,4 @@ def test_a_broken_set_stops_the_mixture(folder, tmp_path):
     chosen = sets(folder, ("freihand", "folder"))
     chosen["folder"].given_root = str(tmp_path / "images")
     with pytest.raises(UserError, match="no images"):
-        MixedSets(chosen).setup("fit")
+        mixture(chosen).setup("fit")

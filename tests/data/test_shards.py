@@ -80,8 +80,8 @@ def test_epochs_go_on_through_the_data(shards):
     data.setup("fit")
     loader = data.train_dataloader()
     assert len(loader) == 3
-    seen = [numbers(loader) for _ in range(4)]
-    assert len(set(sum(seen, []))) == 24
+    seen = {n for _ in range(4) for n in numbers(loader)}
+    assert len(seen) == 24
 
 
 def test_validation_is_held_out_in_order_and_bounded(shards):
@@ -216,7 +216,7 @@ def test_nothing_readable_ends_the_training(tmp_path):
     data = module(tmp_path / "set", length=4)
     data.setup("fit")
     (batch,) = list(data.train_dataloader())
-    with pytest.raises(UserError, match="shards: no picture can be read: .*not an image"):
+    with pytest.raises(UserError, match=r"shards: no picture can be read: .*not an image"):
         data.on_after_batch_transfer(batch, 0)
 
 
@@ -229,10 +229,10 @@ def test_archives_come_from_urls(shards):
         data.setup("fit")
         seen = set(numbers(data.train_dataloader()))
         assert len(seen) == 24
-        with pytest.raises(UserError, match="nothing says how many pictures http.*--data.length=N"):
-            nolength = module(pattern)
-            nolength.setup("fit")
-            nolength.train_dataloader()
+        endless = module(pattern)
+        endless.setup("fit")
+        with pytest.raises(UserError, match=r"nothing says how many pictures http.*length=N"):
+            endless.train_dataloader()
         gone = list(read_shard(Source(pattern.replace("{000000..000004}", "gone"), 0)))
         assert "404" in gone[0]
         server.shutdown()

@@ -1,6 +1,7 @@
 """Errors of projected joints, against plain loops; and the report of a set without 3D labels."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def loops(found, target, known, size):
         apart = [np.hypot(*(found[b, k] - target[b, k]).double().numpy()) for k in chosen]
         pck = lambda t: np.mean([d / side <= t for d in apart])  # noqa: B023, E731
         curve = [pck(t) for t in np.linspace(0, 0.2, 101)]
-        area = sum((a + b) / 2 for a, b in zip(curve, curve[1:], strict=False)) / 100
+        area = sum((a + b) / 2 for a, b in pairwise(curve)) / 100
         rows.append(
             [np.mean(apart) * 224 / size, 100 * np.mean(apart) / side, pck(0.05), pck(0.1), area]
         )

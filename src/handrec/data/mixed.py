@@ -7,8 +7,12 @@ import torch
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from handrec.data.augment import Augmentation
 from handrec.data.datamodule import HandDataModule
+from handrec.data.real import RealHands
+from handrec.data.streamed import StreamedImages
 from handrec.errors import UserError
+from handrec.hand.base import HandModel
 from handrec.types import HandBatch
 
 #: Numbers of samples and sequences of different sets are so far apart.
@@ -23,10 +27,13 @@ class MixedSets(HandDataModule):
     tests are those of the set named by ``validate_on``.
 
     Args:
-        sets: by name; sizes of crops and hand models are the same in all, their own batch sizes do
-            not count.
+        sets: by name. Their own hand, sizes of crops and batches, and augmentation do not count:
+            those here do; only drawn sets keep theirs but for the batches, which must fit.
         weights: of a set in a batch, by its name; what is left out has weight 1.
+        hand: the method's hand model.
+        image_size: side of the crops, pixels.
         batch_size: of all sets together.
+        augmentation: of training batches; None for none.
         validate_on: name of the set; None takes the first.
     """
 
@@ -36,7 +43,10 @@ class MixedSets(HandDataModule):
         self,
         sets: dict[str, HandDataModule],
         weights: dict[str, float] | None = None,
+        hand: HandModel | None = None,
+        image_size: int = 224,
         batch_size: int = 32,
+        augmentation: Augmentation | None = None,
         validate_on: str | None = None,
     ) -> None:
         super().__init__()
@@ -48,12 +58,14 @@ class MixedSets(HandDataModule):
             if name not in sets:
                 raise UserError(f"a mixture of {', '.join(sets)} has no set {name}")
         self.shares = shares(dict.fromkeys(sets, 1.0) | (weights or {}), batch_size)
-        _check_alike(sets)
+        self.hand, self.image_size = hand, image_size
         for name, data in sets.items():
+            if isinstance(data, RealHands | StreamedImages):
+                data.hand, data.image_size, data.augmentation = hand, image_size, augmentation
             data.batch_size = self.shares[name]  # type: ignore[attr-defined]
+        _check_alike({"mixture": self} | sets)
         main = sets[self.validated]
         self.test_splits, self.submission = main.test_splits, main.submission
-        self.hand = getattr(main, "hand", None)
         described = ", ".join(f"{count} of {name}" for name, count in self.shares.items())
         self.description = f"batches with {described}; evaluated on {self.validated}"
 
@@ -147,7 +159,7 @@ def _check_alike(sets: Mapping[str, HandDataModule]) -> None:
         found = {name: _described(getattr(data, what, None)) for name, data in sets.items()}
         if len(set(found.values())) > 1:
             shown = ", ".join(f"{name} {value}" for name, value in found.items())
-            raise UserError(f"the sets of a mixture have the same {what}: {shown}")
+            raise UserError(f"the sets of a mixture have its {what}: {shown}")
 
 
 def _described(value: Any) -> str:

@@ -103,7 +103,7 @@ def read_shard(source: Source) -> Iterator[Picture | str]:
     faults: list[str] = []
 
     def note(error: Exception) -> bool:
-        reason = error.args[0] if error.args else type(error).__name__
+        reason = str(error.args[0] if error.args else error).partition("\n")[0]
         faults.append(f"{source.name}: damaged from here on, or no archive ({reason})")
         return True
 

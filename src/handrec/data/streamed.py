@@ -186,8 +186,14 @@ class StreamedImages(HandDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            collate_fn=_as_is,
         )
 
 
 def _earlier(stop: int | None, other: int) -> int:
     return other if stop is None else min(stop, other)
+
+
+def _as_is(batch: Any) -> Any:
+    """Keep what the stream made: it is a batch already."""
+    return batch

@@ -84,6 +84,12 @@ class StreamBatch(NamedTuple):
     skipped: tuple[str, ...]
 
 
+#: Pictures of a source have other numbers than those of the next.
+_FRAMES = 10_000_000
+
+#: So many pictures after each other that cannot be read are all that is needed to give up.
+_HOPELESS = 1000
+
 #: Yields the pictures of a source in order, and a line for each that cannot be had.
 Reader = Callable[[Source], Iterator[Picture | str]]
 
@@ -137,32 +143,32 @@ class Stream(IterableDataset[StreamBatch | str]):
         process, processes = self.process
         share = reader_share(self.sources, process * workers + number, processes * workers)
         if self.batches is None:
-            yield from self._batches(self._pictures(share, None))
+            yield from self._batches(self._pictures(share))
             return
         wanted = self.batches // workers + (number < self.batches % workers)
         if self._endless is None:  # workers live on: an epoch goes on where the last one ended
             chance = random.Random(int(torch.randint(2**62, ())))
-            pictures = self._pictures(share, chance)
-            self._endless = self._batches(shuffle(self.buffer, rng=chance)(pictures))
+            self._endless = self._batches(self._again_and_again(share, chance))
         yield from islice(self._endless, wanted)
 
-    def _pictures(
-        self, share: "list[Share]", chance: random.Random | None
+    def _again_and_again(
+        self, share: "list[Share]", chance: random.Random
     ) -> Iterator[tuple[Source, Picture | str]]:
-        """Yield the pictures of a reader's share; by chance: in another order, again and again."""
-        while True:
-            order = share if chance is None else chance.sample(share, len(share))
+        """Yield the pictures of a reader's share without end, each once before any comes twice."""
+        readable = True
+        while readable:
             readable = False
-            for source, turn, turns in order:
-                for number, found in enumerate(self.read(source)):
-                    if number % turns == turn:
-                        readable = readable or isinstance(found, Picture)
-                        yield source, found
-            if chance is None:
-                return
-            if not readable:  # and never will be
-                yield share[0][0], ""
-                return
+            once = self._pictures(chance.sample(share, len(share)))
+            for source, found in shuffle(self.buffer, rng=chance)(once):
+                readable = readable or isinstance(found, Picture)
+                yield source, found
+
+    def _pictures(self, share: "list[Share]") -> Iterator[tuple[Source, Picture | str]]:
+        """Yield the pictures of a reader's share once, in order."""
+        for source, turn, turns in share:
+            for number, found in enumerate(self.read(source)):
+                if number % turns == turn:
+                    yield source, found
 
     def _batches(
         self, pictures: Iterator[tuple[Source, Picture | str]]
@@ -174,9 +180,8 @@ class Stream(IterableDataset[StreamBatch | str]):
             image = found if isinstance(found, str) else _image(found)
             if isinstance(image, str):
                 skipped.append(image)
-                if len(skipped) > 1000 and not read:
-                    yield f"a thousand pictures in a row cannot be read, such as {skipped[0]}"
-                    return
+                if len(skipped) > _HOPELESS and not read:
+                    break
                 continue
             assert isinstance(found, Picture)
             read.append((source, found, image))
@@ -184,8 +189,7 @@ class Stream(IterableDataset[StreamBatch | str]):
                 yield StreamBatch(self._crops(read), tuple(skipped))
                 read, skipped = [], []
         if self.batches is not None:
-            faults = [fault for fault in skipped if fault]
-            yield f"no picture can be read: {faults[0] if faults else self.sources[0].name}"
+            yield f"no picture can be read: {skipped[0] if skipped else self.sources[0].name}"
         elif read:
             yield StreamBatch(self._crops(read), tuple(skipped))
 
@@ -193,8 +197,9 @@ class Stream(IterableDataset[StreamBatch | str]):
         """Return the crops of some pictures."""
         size, count = self.size, len(read)
         pictures = [picture for _, picture, _ in read]
-        sequence = torch.tensor([source.number for source, *_ in read])
+        source = torch.tensor([source.number for source, *_ in read])
         frame = torch.tensor([picture.frame for picture in pictures])
+        sample_id = source * _FRAMES + frame
         moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(
             torch.arange(count)
         )  # fmt: skip
@@ -211,8 +216,8 @@ class Stream(IterableDataset[StreamBatch | str]):
             torch.from_numpy(affines).float(),
             moves,
             _labels(pictures, [image.shape[:2] for *_, image in read]),
-            sequence * 10_000_000 + frame,
-            sequence,
+            sample_id,
+            sample_id,  # pictures next to each other are no clip
             frame,
         )
 
