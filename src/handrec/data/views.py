@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 #: How bright the eye finds red, green and blue (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
 
