@@ -10,11 +10,10 @@ from handrec.losses import distillation as distil
 from handrec.methods.handmim_pretrain import (
     HandMIMPretrain,
     HandMIMPretrainWeights,
-    Masking,
     Teacher,
-    patchify,
 )
 from handrec.models.backbones import TimmBackbone
+from handrec.models.masking import Masking, draw_masks, patchify
 from handrec.types import HandBatch
 
 STILL = Geometry(rotation=0.0, scale=(1.0, 1.0), shift=0.0)
@@ -28,7 +27,9 @@ def batches(count, size=4, side=32, seed=0):
         image = torch.rand(size, 3, side, side, generator=generator)
         blank = HandBatch(*[empty] * len(HandBatch._fields))
         yield blank._replace(
-            image=image, keypoints_2d=side * torch.rand(size, 21, 2, generator=generator)
+            image=image,
+            keypoints_2d=side * torch.rand(size, 21, 2, generator=generator),
+            confidence=torch.ones(size, 21),
         )
 
 
@@ -66,13 +67,12 @@ def lone(pretrain, tmp_path):
 
 
 def token_term(pretrain, batch):
-    terms: dict[str, torch.Tensor] = {}
     views, _ = pretrain.views.take(batch.image)
     images = torch.cat([view.image for view in views])
     matrices = torch.cat([view.matrix for view in views])
     seen = pretrain.teacher.backbone.encode(images)
     guessed = pretrain.student.backbone.encode(images)
-    pretrain._token_terms(seen, guessed, matrices, [], terms, {})
+    terms = pretrain._token_terms(seen, guessed, matrices, [], {})
     return terms["tokens"], seen, guessed
 
 
@@ -172,6 +172,51 @@ def test_teacher_follows_by_the_average():
         torch.testing.assert_close(new, old + 0.1)
 
 
+def conv_method(**options):
+    torch.manual_seed(0)
+    backbone = TimmBackbone("vit_tiny_patch16_224", 32, stem="conv", options={"depth": 1})
+    return HandMIMPretrain(
+        backbone, TwoViews(), prototypes=16, hidden=32, shared_head=False, standardise=True,
+        **options,
+    )  # fmt: skip
+
+
+def test_batch_norms_of_the_teacher_keep_statistics_of_whole_images(tmp_path):
+    pretrain = lone(conv_method(masking=Masking(share=1.0)), tmp_path).train()
+    images = []
+    encode = pretrain.teacher.backbone.encode
+    pretrain.teacher.backbone.encode = lambda image: images.append(image) or encode(image)
+    pretrain.training_step(next(batches(1)), 0)
+    norm = pretrain.teacher.backbone.model.patch_embed.stages[0][1]
+    seen = pretrain.teacher.backbone
+    first = seen.model.patch_embed.stages[0][0]((images[0] - seen.mean) / seen.std)
+    torch.testing.assert_close(norm.running_mean, 0.1 * first.mean((0, 2, 3)))
+    student = pretrain.student.backbone.model.patch_embed.stages[0][1]
+    assert not torch.allclose(student.running_mean, norm.running_mean)
+    before = norm.running_mean.clone()
+    pretrain.follow(0.5)
+    assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_standardised_heads_train_with_and_without_masked_patches(share, tmp_path):
+    pretrain = lone(conv_method(masking=Masking(share=share)), tmp_path).train()
+    loss = pretrain.training_step(next(batches(1, size=1)), 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("alignment", ["proto", "regress"])
+@pytest.mark.parametrize("absent", ["tokens", "patches", "pixels"])
+def test_what_a_removed_term_leaves_idle_is_frozen(alignment, absent, tmp_path):
+    """Else processes of a distributed training would wait for gradients that never come."""
+    weights = HandMIMPretrainWeights(**{absent: 0.0})
+    pretrain = lone(conv_method(alignment=alignment, weights=weights), tmp_path).train()
+    pretrain.training_step(next(batches(1)), 0).backward()
+    unreached = [n for n, p in pretrain.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unreached
+
+
 def test_teacher_and_schedules_move_once_per_optimizer_step(tmp_path, monkeypatch):
     pretrain, momenta = method(teacher=Teacher(momentum=0.5)), []
     monkeypatch.setattr(pretrain, "follow", momenta.append)
@@ -239,11 +284,10 @@ def test_monitors_are_logged(tmp_path):
     assert {"val/probe", "val/probe_untrained"} <= set(run.callback_metrics)
 
 
-def test_masks_do_not_exceed_what_is_gathered(tmp_path):
-    pretrain = method()
+def test_masks_do_not_exceed_what_is_gathered():
     for seed in range(20):
         torch.manual_seed(seed)
-        masks = pretrain.draw_masks(torch.zeros(8, 3, 32, 32))
+        masks = draw_masks(torch.zeros(8, 3, 32, 32), 8, Masking())
         assert (masks.weight > 0).sum() == masks.mask.sum()
         assert masks.weight.sum().item() == pytest.approx(
             distil.patch_weights(masks.mask).sum().item()

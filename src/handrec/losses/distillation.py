@@ -102,6 +102,24 @@ def class_loss(
     return torch.stack(pairs).mean()
 
 
+def keypoint_loss(
+    targets: Float[Tensor, "g b p 2"], points: Float[Tensor, "v b p 2"]
+) -> Float[Tensor, ""]:
+    """Return the smooth L1 distance of aligned points, over the same pairs as :func:`class_loss`.
+
+    Args:
+        targets: the teacher's, of the global views.
+        points: the student's, the global views first and in the same order.
+    """
+    pairs = [
+        F.smooth_l1_loss(student, target, beta=0.1)
+        for i, target in enumerate(targets)
+        for j, student in enumerate(points)
+        if i != j
+    ]
+    return torch.stack(pairs).mean()
+
+
 def patch_loss(
     targets: Float[Tensor, "n k"],
     logits: Float[Tensor, "n k"],

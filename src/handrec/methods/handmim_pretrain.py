@@ -9,11 +9,11 @@ reconstructed. The terms' forms are iBOT's (Zhou et al., ICLR 2022) and our form
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,8 +25,15 @@ from handrec.methods.base import Method
 from handrec.methods.schedules import cosine, ramp
 from handrec.metrics.probe import KeypointProbe
 from handrec.models.base import Backbone, Features
-from handrec.models.masking import block_masks, encode_masked, masked_counts, random_masks
-from handrec.models.prototypes import PrototypeHead, align
+from handrec.models.masking import (
+    IBOT_MASKING,
+    Masking,
+    Masks,
+    draw_masks,
+    encode_masked,
+    patchify,
+)
+from handrec.models.prototypes import Branch, PrototypeHead, align
 from handrec.types import HandBatch
 
 #: ``proto``: the aligned points of a class token are scored against prototypes. ``invariant``: the
@@ -55,21 +62,6 @@ class HandMIMPretrainWeights:
 
 
 @dataclass(frozen=True)
-class Masking:
-    """Which patches the student does not see (iBOT).
-
-    Attributes:
-        ratio: lowest and highest share of a masked view's patches.
-        share: of the views that are masked at all.
-        shape: ``block`` or ``random``.
-    """
-
-    ratio: tuple[float, float] = (0.1, 0.5)
-    share: float = 0.5
-    shape: Literal["block", "random"] = "block"
-
-
-@dataclass(frozen=True)
 class Teacher:
     """How targets are made.
 
@@ -86,39 +78,6 @@ class Teacher:
     warmup_epochs: int = 30
     student_temperature: float = 0.1
     targets: Literal["centre", "sinkhorn"] = "centre"
-
-
-class Branch(nn.Module):
-    """A backbone with its heads; the teacher is a moving average of the student.
-
-    Args:
-        backbone: a ViT.
-        prototypes: of each head.
-        hidden: width of the heads.
-        shared_head: one head for class and patch tokens.
-    """
-
-    def __init__(self, backbone: Backbone, prototypes: int, hidden: int, shared_head: bool) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.token_head = PrototypeHead(backbone.channels, prototypes, hidden)
-        self.patch_head = (
-            self.token_head if shared_head else PrototypeHead(backbone.channels, prototypes, hidden)
-        )
-
-
-class Masks(NamedTuple):
-    """The masked patches of a batch of views.
-
-    Attributes:
-        mask: 1 where masked.
-        rows: of masked patches in all views' patches one after another; fillers at the end.
-        weight: of each in the patch term; 0 for fillers.
-    """
-
-    mask: Float[Tensor, "v n"]
-    rows: Int[Tensor, " m"]
-    weight: Float[Tensor, " m"]
 
 
 class HandMIMPretrain(Method):
@@ -138,6 +97,8 @@ class HandMIMPretrain(Method):
         prototypes: K of each head.
         hidden: width of the heads.
         shared_head: one head for class and patch tokens.
+        standardise: the heads' outputs over the batch. At the start all tokens look alike to a
+            head, and a short training ends before it finds a difference; this shows it at once.
         normalise_pixels: standardise the target patches of the reconstruction.
         lr: peak learning rate.
         weight_decay: at the start and towards the end.
@@ -154,11 +115,12 @@ class HandMIMPretrain(Method):
         weights: HandMIMPretrainWeights = HandMIMPretrainWeights(),
         alignment: Alignment = "proto",
         scale_shift: bool = False,
-        masking: Masking = Masking(),
+        masking: Masking = IBOT_MASKING,
         teacher: Teacher = Teacher(),
         prototypes: int = 8192,
         hidden: int = 2048,
         shared_head: bool = True,
+        standardise: bool = False,
         normalise_pixels: bool = False,
         lr: float = 5e-4,
         weight_decay: tuple[float, float] = (0.04, 0.4),
@@ -172,7 +134,7 @@ class HandMIMPretrain(Method):
         self.views, self.weights = views, weights
         self.alignment, self.scale_shift = alignment, scale_shift
         self.masking, self.recipe = masking, teacher
-        self.student = Branch(backbone, prototypes, hidden, shared_head)
+        self.student = Branch(backbone, prototypes, hidden, shared_head, standardise)
         self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         self.mask_token = nn.Parameter(torch.zeros(backbone.channels))
         self.patch = backbone.model.patch_embed.patch_size[0]
@@ -184,16 +146,39 @@ class HandMIMPretrain(Method):
         self.clip, self.freeze_prototypes = clip, freeze_prototypes
         self.probe = KeypointProbe()
         self._untrained: list[Backbone] = [deepcopy(backbone).eval()]  # no child: never saved
+        self._freeze_idle()
         if compile:
             self.student.backbone.model.compile()
             self.teacher.backbone.model.compile()
 
     after_fit = "handrec export-backbone {name}"
 
+    def _freeze_idle(self) -> None:
+        """Freeze what no term reaches: processes of a distributed training would wait for it."""
+        used: list[nn.Module] = [self.student.backbone]
+        if self.weights.tokens:
+            used.append(self.student.token_head.mlp)
+        if self.weights.tokens and self.alignment != "regress":
+            used.append(self.student.token_head.prototypes)
+        if self.weights.patches:
+            used.append(self.student.patch_head)
+        if self.weights.pixels:
+            used.append(self.decoder)
+        reached = {parameter for module in used for parameter in module.parameters()}
+        for parameter in {*self.student.parameters(), *self.decoder.parameters()} - reached:
+            parameter.requires_grad_(False)
+
     def train(self, mode: bool = True) -> "HandMIMPretrain":
-        """Train the student; the teacher stays as it is used, without dropout."""
+        """Train the student; the teacher sees without dropout.
+
+        Its batch norms keep statistics of their own, of whole images: the student's are of masked
+        ones and of other weights.
+        """
         super().train(mode)
         self.teacher.eval()
+        for layer in self.teacher.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.train(mode)
         return self
 
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
@@ -201,14 +186,14 @@ class HandMIMPretrain(Method):
         views, local = self.views.take(batch.image)
         images = torch.cat([view.image for view in views])
         matrices = torch.cat([view.matrix for view in views])
-        masks = self.draw_masks(images)
+        masks = draw_masks(images, self.patch, self.masking)
         with torch.no_grad():
             seen = self.teacher.backbone.encode(images)
         guessed = encode_masked(self.student.backbone, images, masks.mask, self.mask_token)
         terms: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {"masked": masks.mask.mean()}
         if self.weights.tokens:
-            self._token_terms(seen, guessed, matrices, local, terms, figures)
+            terms |= self._token_terms(seen, guessed, matrices, local, figures)
         if self.weights.patches:
             terms["patches"] = self._patch_term(seen, guessed, masks, figures)
         if self.weights.pixels:
@@ -220,29 +205,14 @@ class HandMIMPretrain(Method):
         self.log_losses(terms | figures, loss)
         return loss
 
-    def draw_masks(self, images: Float[Tensor, "v 3 h w"]) -> Masks:
-        """Draw masks for views; how many patches are masked is known without looking at them."""
-        rows, columns = (side // self.patch for side in images.shape[-2:])
-        counts = masked_counts(len(images), rows * columns, self.masking.ratio, self.masking.share)
-        order = torch.randperm(len(images))
-        targets = torch.tensor(counts)[order].to(images.device, non_blocking=True)
-        if self.masking.shape == "block":
-            mask = block_masks(targets, rows, columns)
-        else:
-            mask = random_masks(targets, rows * columns)
-        index, chosen = distil.gather_masked(mask, max(1, sum(counts)))
-        weight = distil.patch_weights(mask).flatten()[index] * chosen
-        return Masks(mask, index, weight)
-
     def _token_terms(
         self,
         seen: Features,
         guessed: Features,
         matrices: Tensor,
         local: list[View],
-        terms: dict[str, Tensor],
         figures: dict[str, Tensor],
-    ) -> None:
+    ) -> dict[str, Tensor]:
         """Distil the class tokens of each view from the teacher's of the other, once aligned."""
         with torch.no_grad():
             target = self.keypoints(self.teacher.token_head, seen.pooled, matrices)
@@ -251,32 +221,32 @@ class HandMIMPretrain(Method):
             tokens.append(self.student.backbone.encode(view.image).pooled)
             matrices = torch.cat([matrices, view.matrix])
         points = self.keypoints(self.student.token_head, torch.cat(tokens), matrices)
-        count = len(seen.pooled) // 2
-        by_view, target_by_view = points.unflatten(0, (-1, count)), target.unflatten(0, (2, count))
         figures["token_std"] = F.normalize(seen.pooled.float(), dim=-1).std(0).mean()
+        if self._logs():
+            figures["keypoint_rank"] = distil.effective_rank(target.flatten(1))
+        count = len(target) // 2
         if self.alignment == "regress":
-            errors = [
-                F.smooth_l1_loss(by_view[j], target_by_view[i], beta=0.1)
-                for i in range(2)
-                for j in range(len(by_view))
-                if i != j
-            ]
-            terms["tokens"] = torch.stack(errors).mean()
-            terms["spread"] = distil.spread_penalty(points)
-            return
-        scores = self.teacher.token_head.score(target.flatten(1))
+            term = distil.keypoint_loss(
+                target.unflatten(0, (2, count)), points.unflatten(0, (-1, count))
+            )
+            return {"tokens": term, "spread": distil.spread_penalty(points)}
+        return {"tokens": self._class_term(target.flatten(1), points.flatten(1), figures)}
+
+    def _class_term(self, target: Tensor, points: Tensor, figures: dict[str, Tensor]) -> Tensor:
+        """Compare the prototypes that aligned points fall to."""
+        count = len(target) // 2
+        scores = self.teacher.token_head.score(target)
         targets = self._targets(scores, self.token_centre, None)
-        student = self.student.token_head.score(points.flatten(1))
-        terms["tokens"] = distil.class_loss(
-            targets.unflatten(0, (2, count)),
-            student.unflatten(0, (-1, count)),
-            self.recipe.student_temperature,
-        )
+        logits = self.student.token_head.score(points)
         self.token_centre.update(scores.mean(0))
         if self._logs():
             figures["token_entropy"] = distil.entropy(targets)
             figures["token_divergence"] = distil.divergence_from_uniform(targets)
-            figures["keypoint_rank"] = distil.effective_rank(target.flatten(1))
+        return distil.class_loss(
+            targets.unflatten(0, (2, count)),
+            logits.unflatten(0, (-1, count)),
+            self.recipe.student_temperature,
+        )
 
     def keypoints(
         self, head: PrototypeHead, tokens: Float[Tensor, "v c"], matrices: Float[Tensor, "v 3 3"]
@@ -350,11 +320,9 @@ class HandMIMPretrain(Method):
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
-        """Move the teacher towards the student: ``t <- m t + (1 - m) s``; statistics are copied."""
+        """Move the teacher's weights towards the student's: ``t <- m t + (1 - m) s``."""
         teacher, student = tuple(self.teacher.parameters()), tuple(self.student.parameters())
         torch._foreach_lerp_(teacher, student, 1 - momentum)
-        for mine, theirs in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
-            mine.copy_(theirs)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; biases and vectors are not decayed."""
@@ -394,11 +362,6 @@ class HandMIMPretrain(Method):
             self.log(f"val/{name}", error, prog_bar=name == "probe")
         self.probe.reset()
         self._untrained.clear()
-
-
-def patchify(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "n d"]:
-    """Return the pixels of each patch, row by row, the views one after another."""
-    return F.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)
 
 
 def _tokens(features: Features) -> Float[Tensor, "n c"]:

@@ -1,6 +1,8 @@
 """Masks of patches for masked image modelling, drawn on the device."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +11,65 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from handrec.errors import UserError
+from handrec.losses.distillation import gather_masked, patch_weights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Backbone, Features
 
 _TRIES = 10
 _ROUNDS = 80  # of proposals; at ratio 0.5 of 14 x 14 patches all but a few masks end in half of it
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which patches the student does not see (iBOT).
+
+    Attributes:
+        ratio: lowest and highest share of a masked view's patches.
+        share: of the views that are masked at all.
+        shape: ``block`` or ``random``.
+    """
+
+    ratio: tuple[float, float] = (0.1, 0.5)
+    share: float = 0.5
+    shape: Literal["block", "random"] = "block"
+
+
+IBOT_MASKING = Masking()
+
+
+class Masks(NamedTuple):
+    """The masked patches of a batch of views.
+
+    Attributes:
+        mask: 1 where masked.
+        rows: of masked patches in all views' patches one after another; fillers at the end.
+        weight: of each in the patch term; 0 for fillers.
+    """
+
+    mask: Float[Tensor, "v n"]
+    rows: Int[Tensor, " m"]
+    weight: Float[Tensor, " m"]
+
+
+def draw_masks(views: Float[Tensor, "v 3 h w"], patch: int, masking: Masking) -> Masks:
+    """Draw masks for views; how many patches are masked is known without looking at them.
+
+    Args:
+        views: on whose device to draw.
+        patch: side of a patch, pixels.
+        masking: which patches.
+    """
+    rows, columns = (side // patch for side in views.shape[-2:])
+    counts = masked_counts(len(views), rows * columns, masking.ratio, masking.share)
+    order = torch.randperm(len(views))
+    targets = torch.tensor(counts)[order].to(views.device, non_blocking=True)
+    if masking.shape == "block":
+        mask = block_masks(targets, rows, columns)
+    else:
+        mask = random_masks(targets, rows * columns)
+    # Two at least, though they be fillers: a batch norm takes no single row.
+    index, chosen = gather_masked(mask, max(2, sum(counts)))
+    return Masks(mask, index, patch_weights(mask).flatten()[index] * chosen)
 
 
 def masked_counts(views: int, patches: int, ratio: tuple[float, float], share: float) -> list[int]:
@@ -116,3 +172,8 @@ def encode_masked(
     x = torch.where(hidden, token.to(x), x)
     x = model.norm(model.blocks(model.norm_pre(model.patch_drop(model._pos_embed(x)))))
     return backbone.as_features(x, image)
+
+
+def patchify(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "n d"]:
+    """Return the pixels of each patch, row by row, the views one after another."""
+    return F.unfold(images, side, stride=side).transpose(1, 2).flatten(0, 1)

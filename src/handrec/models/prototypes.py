@@ -1,9 +1,11 @@
-"""The head of self-distillation: tokens to logits of prototypes."""
+"""The networks of self-distillation: a backbone, and heads from tokens to prototypes' logits."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from handrec.models.base import Backbone
 
 #: How far from the view's centre a pseudo keypoint can lie (1 is the border).
 REACH = 1.5
@@ -23,10 +25,17 @@ class PrototypeHead(nn.Module):
         prototypes: K.
         hidden: width of the MLP.
         bottleneck: its output, ``2 P``.
+        standardise: the bottleneck over the batch, by a batch norm at the end of the MLP (DINO's
+            heads have batch norms as an option).
     """
 
     def __init__(
-        self, channels: int, prototypes: int = 8192, hidden: int = 2048, bottleneck: int = 256
+        self,
+        channels: int,
+        prototypes: int = 8192,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
@@ -45,6 +54,9 @@ class PrototypeHead(nn.Module):
                     nn.init.zeros_(layer.bias)
         with torch.no_grad():
             spread = self.mlp(torch.randn(256, channels)).std()
+        if standardise:
+            self.mlp.append(nn.BatchNorm1d(bottleneck))
+            spread = torch.ones(())
         self.register_buffer("gain", INITIAL_SPREAD / spread)
 
     def embed(self, tokens: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
@@ -75,6 +87,34 @@ class PrototypeHead(nn.Module):
         with torch.autocast(embedded.device.type, enabled=False):
             unit = F.normalize(embedded.float(), dim=-1).mean(0)
             return F.linear(unit, F.normalize(self.prototypes.weight.float(), dim=-1))
+
+
+class Branch(nn.Module):
+    """A backbone with its heads; the teacher is a moving average of the student.
+
+    Args:
+        backbone: a ViT.
+        prototypes: of each head.
+        hidden: width of the heads.
+        shared_head: one head for class and patch tokens.
+        standardise: see :class:`PrototypeHead`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prototypes: int,
+        hidden: int,
+        shared_head: bool,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        heads = [
+            PrototypeHead(backbone.channels, prototypes, hidden, standardise=standardise)
+            for _ in range(1 if shared_head else 2)
+        ]
+        self.token_head, self.patch_head = heads[0], heads[-1]
 
 
 def align(
