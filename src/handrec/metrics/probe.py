@@ -25,7 +25,6 @@ class KeypointProbe:
         """Forget all samples."""
         self.features: dict[str, list[Tensor]] = {}
         self.targets: dict[str, list[Tensor]] = {}
-        self.ids: dict[str, list[Tensor]] = {}
 
     def update(self, name: str, features: Float[Tensor, "b c"], batch: HandBatch) -> None:
         """Take in a batch's features under the name of the network they are of."""
