@@ -62,6 +62,18 @@ def test_overlays_come_in_order_and_the_command_line_last(workspace, capsys):
     assert capsys.readouterr().out == "handrec: dummy · data dummy · scale smoke\n"
 
 
+def test_what_an_experiment_changes_in_one_data_set_comes_last(workspace):
+    data = workspace / "experiments" / "data"
+    write_yaml(data / "synthetic" / "dummy.yaml", {})
+    write_yaml(workspace / "experiments" / "scale" / "smoke" / "dummy.yaml", {})
+    args = expand(["fit", "--exp=dummy", "--dataset=synthetic", "--scale=smoke"])
+    assert configs(args)[-3:] == ["smoke.yaml", "dummy.yaml", "dummy.yaml"]
+    assert str(data / "synthetic" / "dummy.yaml") in args[-4]
+    other = expand(["fit", "--exp=dummy", "--dataset=dummy", "--scale=smoke"])
+    assert not any("synthetic" in arg for arg in other)
+    assert experiments.available("DATA") == ["dummy", "synthetic"]
+
+
 def test_tuning_of_a_scale_for_data_and_experiment(workspace):
     root = workspace / "experiments"
     write_yaml(root / "data" / "other.yaml", {})

@@ -90,20 +90,6 @@ def test_texture_confidence_is_gated():
     assert loss.texture_confidence(confidence, 0.0)[1] > 0.7
 
 
-def test_gradients(pictures):
-    rendered, image, mask, k = pictures
-    rendered.requires_grad_()
-    for function in (loss.pixel_loss, loss.ssim_loss, loss.mean_colour_loss):
-        assert torch.autograd.gradcheck(
-            lambda x, f=function: f(x, image, mask, k), rendered, fast_mode=True
-        )
-    torch.manual_seed(0)
-    offsets = torch.randn(3, 40, 3, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: loss.texture_regularity_loss(x, k), offsets, fast_mode=True
-    )
-
-
 def test_a_sample_without_confidence_contributes_nothing(pictures):
     rendered, image, mask, k = pictures
     k[1] = 0

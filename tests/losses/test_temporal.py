@@ -69,20 +69,6 @@ def test_constant_speed_costs_nothing_and_anything_else_does():
     assert loss.motion_loss(rotations, clips, weight) == 0
 
 
-def test_gradients():
-    frames = [0, 1, 2, 3]
-    vectors = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)).double()
-    clips = find_clips(torch.zeros(4, dtype=torch.long), torch.tensor(frames))
-    weight = torch.tensor([1.0, 0.5, 0.7, 0.9], dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda v: loss.motion_loss(axis_angle_to_matrix(v), clips, weight),
-        vectors.requires_grad_(), fast_mode=True,
-    )  # fmt: skip
-    assert torch.autograd.gradcheck(
-        lambda v: loss.spread_loss(v, clips, weight), vectors, fast_mode=True
-    )
-
-
 def test_still_hands_have_finite_gradients():
     vectors = torch.zeros(3, 15, 3).requires_grad_()
     clips = find_clips(torch.zeros(3, dtype=torch.long), torch.arange(3))

@@ -130,12 +130,18 @@ def default_scale() -> tuple[str, str]:
 
 
 def overlays(scale: str, dataset: str, experiment: str = "") -> Iterator[Path]:
-    """Yield a scale's file, then its tuning for the data set and for the experiment, if any."""
+    """Yield a scale's file, then its tuning for the data set and for the experiment, if any.
+
+    Last comes what the experiment changes in this data set alone: ``data/DATA/EXP.yaml``.
+    """
     yield find("SCALE", scale)
     folder = experiments_dir() / "scale" / scale
     for name in filter(None, (dataset, experiment)):
         if (folder / f"{name}.yaml").is_file():
             yield folder / f"{name}.yaml"
+    own = experiments_dir() / "data" / dataset / f"{experiment}.yaml"
+    if experiment and own.is_file():
+        yield own
 
 
 def experiment_arguments(name: str, dataset: str | None, scale: str | None) -> list[str]:

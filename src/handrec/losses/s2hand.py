@@ -204,7 +204,9 @@ def anatomical_limit_loss(
     limits: Float[Tensor, "15 3 2"],
     weight: Float[Tensor, " b"],
 ) -> Float[Tensor, ""]:
-    """Return the same hinge on (twist, spread, bend), the angles in the joints' own frames.
+    """Return ``mean_b 1/48 sum_ja w_a (max(0, low - r) + max(0, r - high))`` of joints' angles.
+
+    ``r_bja`` are (twist, spread, bend) in the joints' own frames.
 
     Args:
         pose: absolute rotations of the 16 joints.
