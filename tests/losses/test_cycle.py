@@ -108,6 +108,19 @@ def test_trust_falls_with_the_distance_of_keypoints():
     torch.testing.assert_close(trust, torch.tensor([1.0, math.exp(-1), 1.0]))
 
 
+def test_outlines_overlap_by_the_share_of_pixels_that_both_have():
+    sure = 2 * torch.randint(2, (4, 1, 6, 5), generator=generator()).float() - 1
+    mask = torch.randint(2, (4, 1, 6, 5), generator=generator(1)).float()
+    mask[3] = 0
+    found = cycle.outline_overlap(50 * sure, mask)
+    for row in range(3):
+        guess, drawn = sure[row].flatten() > 0, mask[row].flatten() > 0
+        both = sum(bool(g and d) for g, d in zip(guess, drawn, strict=True))
+        either = sum(bool(g or d) for g, d in zip(guess, drawn, strict=True))
+        assert found[row].item() == pytest.approx(both / either)
+    assert found[3] == 0
+
+
 def test_info_nce_of_equal_features_is_the_logarithm_of_the_others():
     features = torch.ones(6, 5)
     assert info_nce(features, features).item() == pytest.approx(math.log(11), abs=1e-6)

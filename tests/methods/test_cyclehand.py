@@ -11,7 +11,7 @@ from handrec.data.appearance.plain import Plain
 from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
-from handrec.methods.cycle_flow import Flow, Sight, frozen_averages, pick_batch
+from handrec.methods.cycle_flow import Flow, Sight, frozen_averages, pick_batch, turn_back
 from handrec.methods.cyclehand import CycleHand, CycleHandWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Estimates
@@ -215,6 +215,26 @@ def test_textures_may_start_from_one_recovered_from_photos(hand, batch, appearan
     path.with_suffix(".json").write_text('{"hand_model": "Mano"}')
     with pytest.raises(UserError, match="a texture of Mano, not of OpenHand"):
         tiny_method(hand, appearance, base_texture=str(path))
+
+
+def test_hands_return_to_where_they_were_however_far_off_they_are_believed_to_be(
+    hand, batch, appearance
+):
+    method = oracle(tiny_method(hand, appearance))
+    labelled = pick_batch(batch, torch.arange(4))
+    sight = method.see(labelled)
+    cycle = method.cycle(labelled, sight, method.texture(sight.features), torch.arange(4))
+    seen = cycle.seen.estimates.iterations[-1]
+    farther = HandPrediction(
+        seen.vertices * 1.2, seen.joints * 1.2, seen.keypoints_2d, seen.pose, seen.betas,
+        seen.translation * 1.2,
+    )  # fmt: skip
+    for hands, off in ((seen, 1e-4), (farther, 0.03)):
+        returned = turn_back(hands, cycle.turned, labelled.camera)
+        gap = (returned.vertices - labelled.vertices).norm(dim=2).amax()
+        assert gap < off
+        middle = (returned.vertices - labelled.vertices).mean(1).norm(dim=1).amax()
+        assert middle < 1e-4
 
 
 def test_the_teacher_form_and_redrawn_pairs(hand, batch, appearance):

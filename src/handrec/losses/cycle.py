@@ -168,6 +168,22 @@ def gaussian_divergence(
     return terms.sum(1).mean() / 2
 
 
+@torch.no_grad()
+def outline_overlap(
+    logits: Float[Tensor, "b 1 h w"], mask: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, " b"]:
+    """Return the intersection over union of a guessed and a drawn outline; no gradient.
+
+    Args:
+        logits: of the guess; pixels count as far as it is sure of them.
+        mask: drawn; where it is empty nothing overlaps.
+    """
+    guess = logits.float().sigmoid()
+    both = (guess * mask).sum((1, 2, 3))
+    either = (guess + mask - guess * mask).sum((1, 2, 3))
+    return both / either.clamp(min=1e-6)
+
+
 def keypoint_agreement(
     keypoints: Float[Tensor, "b 21 2"],
     target: Float[Tensor, "b 21 2"],

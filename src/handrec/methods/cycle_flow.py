@@ -67,7 +67,7 @@ class Turned(NamedTuple):
         batch: the drawings; their labels are exact, and 0 in ``has_*`` where a hand does not count.
         rotation: by which they were turned, camera frame.
         centre: about which, metres: where it was.
-        place: where it is in (b).
+        place: where that point is in (b).
         weight: 1 where a hand counts.
     """
 
@@ -196,8 +196,12 @@ def _labelled(
 
 
 def turn_back(hands: HandPrediction, turned: Turned, camera: Camera) -> HandPrediction:
-    """Return (d): hands (c), turned back to where (a) is seen; with gradient."""
-    return turn_hand(hands, turned.rotation.mT, turned.place, turned.centre, camera)
+    """Return (d): hands (c), turned back to where (a) is seen; with gradient.
+
+    About their own centroid, not about where (b) was: no picture tells how far off a hand is, and
+    what (c) is off in depth the turn would make an offset to the side, out of the picture.
+    """
+    return turn_hand(hands, turned.rotation.mT, hands.vertices.mean(1), turned.centre, camera)
 
 
 def sample_hands(

@@ -93,7 +93,7 @@ class CycleHandWeights:
     offset: float = 1e-2
     variation: float = 1e-3
     rendered: float = 1.0
-    returned: float = 1.0
+    returned: float = 3.0
     photo_returned: float = 1.0
     image: float = 0.0
     contrast: float = 0.1
@@ -266,14 +266,24 @@ class CycleHand(HandMethod):
 
     @torch.no_grad()
     def _trust(self, sight: Sight, batch: HandBatch) -> Float[Tensor, " b"]:
-        """Return how far (a) agrees with keypoints, or without any with its own last guess."""
+        """Return how far (a) agrees with keypoints, or without any with what else is guessed.
+
+        That is the iteration before and, as all iterations may err alike, the dense map's outline.
+        """
         *_, before, last = [sight.estimates.iterations[0], *sight.estimates.iterations]
         known = batch.confidence.amax(1, keepdim=True) > 0
         target = torch.where(known[..., None], batch.keypoints_2d, before.keypoints_2d)
         confidence = torch.where(known, batch.confidence, 1.0)
-        return losses.keypoint_agreement(
+        trust = losses.keypoint_agreement(
             last.keypoints_2d, target, confidence, batch.camera.image_size, self.flow.tolerance
         )
+        dense = sight.estimates.dense
+        if dense is None:
+            return trust
+        size = (dense.shape[-2], dense.shape[-1])
+        _, mask = render_positions(self.rasterizer, self.hand, last.vertices, batch.camera, size)
+        overlap = losses.outline_overlap(dense[:, 3:], mask)
+        return torch.where(known[:, 0], trust, trust * overlap)
 
     def _mechanical(self, hands: HandPrediction) -> dict[str, Tensor]:
         angles = joint_angles(hands.pose, self.hand.joint_axes)
