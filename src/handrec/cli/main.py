@@ -22,6 +22,7 @@ TOOLS = {
     "fit-image": ("handrec.cli.fit_image", "fit a hand to one photo with 2D joints, no network"),
     "score": ("handrec.cli.score", "score a pred.json as FreiHAND or HO-3D officially do"),
     "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
+    "sweep": ("handrec.cli.sweep", "run a W&B sweep file here, by Optuna, without an account"),
     "export-backbone": (
         "handrec.cli.export_backbone",
         "write the backbone of a run as timm weights (safetensors)",
