@@ -12,6 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   && echo $$p && break; done)
 EXPERIMENTS = $(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml))
+SWEEPS = $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*.yaml))
 # What follows EXP= and its kin, as options of the handrec command.
 CHOICES = $(if $(DATA),--dataset="$(DATA)") $(if $(CKPT),--ckpt_path="$(CKPT)")
 
@@ -45,7 +46,7 @@ need-input:
 	@test -n "$(INPUT)" || { echo "usage: make predict INPUT=<image or folder> [BOXES=file.json] [EXP=...] [CKPT=...] [OUT=predictions] [ARGS=...]"; exit 2; }
 
 need-sweep:
-	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml>"; exit 2; }
+	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml> [LOCAL=1 [TRIALS=20] [SCALE=...] [ARGS=...]]; there is $(SWEEPS)"; exit 2; }
 
 train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim [RESUME=1]
 	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(if $(RESUME),--resume="$(RESUME)") $(CHOICES) $(ARGS)
@@ -73,8 +74,12 @@ bench: $(STAMP) ## measure: all benchmarks, or BENCH=name; each writes results/<
 results: $(STAMP) ## write the tables and plots in docs/results/ from results/
 	@$(BIN)/handrec results $(ARGS)
 
-sweep: need-sweep $(STAMP) ## start a W&B sweep here: make sweep SWEEP=handmim (needs `wandb login`)
+sweep: need-sweep $(STAMP) ## search options: make sweep SWEEP=handmim LOCAL=1 (no account), or by W&B without LOCAL
+ifdef LOCAL
+	@$(BIN)/handrec sweep "$(SWEEP)" $(if $(TRIALS),--trials="$(TRIALS)") -- $(if $(SCALE),--scale="$(SCALE)") $(if $(DATA),--dataset="$(DATA)") $(ARGS)
+else
 	@PATH="$(abspath $(BIN)):$$PATH" && agent=$$(wandb sweep --project handrec "experiments/sweeps/$(SWEEP).yaml" 2>&1 | tee /dev/stderr | sed -n 's/.*wandb agent //p') && wandb agent $$agent
+endif
 
 clean: ## remove caches and builds; runs, predictions and .venv stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -131,9 +131,8 @@ def turn_one_by_one(hands, source, own, **options):
         rows = torch.tensor([row])
         one = HandPrediction(*(column[rows] for column in hands[:6]))
         its = type(own)(*(column[rows] for column in own))
-        turned.append(
-            _TURN(one, pick_batch(source, rows), its, generator=_generator(seed), **options)
-        )
+        options["generator"] = _generator(seed)
+        turned.append(_TURN(one, pick_batch(source, rows), its, **options))
     batch = HandBatch(*map(torch.cat, zip(*(part.batch for part in turned), strict=True)))
     rest = (torch.cat(column) for column in zip(*(part[1:] for part in turned), strict=True))
     return Turned(batch, *rest)
@@ -234,7 +233,10 @@ def batches(tmp_path_factory):
 def stepped(batches, tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
     torch.save(batches, folder / "batches.pt")
-    multiprocessing.spawn(take_steps, args=(str(folder), list(METHODS)), nprocs=2)
+    names = list(METHODS)
+    multiprocessing.start_processes(  # forked: what is imported need not be again
+        take_steps, args=(str(folder), names), nprocs=2, start_method="fork"
+    )
     return folder
 
 

@@ -23,6 +23,7 @@ TOOLS = {
     "score": ("handrec.cli.score", "score a pred.json as FreiHAND or HO-3D officially do"),
     "runs": ("handrec.cli.runs", "list trained runs, or print the latest one's directory"),
     "export": ("handrec.cli.export", "write a trained network as ONNX"),
+    "sweep": ("handrec.cli.sweep", "run a W&B sweep file here, by Optuna, without an account"),
     "export-backbone": (
         "handrec.cli.export_backbone",
         "write the backbone of a run as timm weights (safetensors)",
