@@ -26,6 +26,7 @@ from handrec.data.crop_set import (
 from handrec.data.datamodule import HandDataModule
 from handrec.data.decode import read_encoded
 from handrec.data.labels import Annotated, LabelTable, cache_path, save
+from handrec.data.share import checked_share, labelled_share
 from handrec.errors import UserError
 from handrec.hand.base import HandModel
 from handrec.types import HandBatch
@@ -56,6 +57,7 @@ class RealHands(HandDataModule):
         augmentation: of training batches; None for none.
         num_workers: processes that read images; 0 reads in the main one.
         cache_dir: where labels are kept.
+        label_share: of the training pictures that are shown, see ``data.share``.
 
     Attributes:
         folders: names that the set's folder may have in ``$HANDREC_DATA``.
@@ -85,6 +87,7 @@ class RealHands(HandDataModule):
         augmentation: Augmentation | None = None,
         num_workers: int = 2,
         cache_dir: str = ".cache/labels",
+        label_share: float = 1.0,
     ) -> None:
         super().__init__()
         if min(image_size, batch_size) < 1 or box_scale <= 0:
@@ -95,6 +98,7 @@ class RealHands(HandDataModule):
         self.crop, self.box_scale, self.masks = crop, box_scale, masks
         self.augmentation = augmentation
         self.num_workers = num_workers
+        self.label_share = checked_share(label_share)
         self.tables: dict[str, LabelTable] = {}
         shown = f"{box_scale:g} x the hand's box" if crop == "hand" else "the whole image"
         self.description = f"{image_size} px; crops of {shown}"
@@ -194,6 +198,8 @@ class RealHands(HandDataModule):
         chosen = self.select(split, table)
         if not len(chosen):
             raise UserError(f"{self.name}: the split {split} is empty")
+        if split == "train":
+            chosen = chosen[labelled_share(table.row[chosen], self.label_share)]
         return CropSet(
             self.root, table, chosen, self.image_size, self.crop, self.box_scale, self.masks,
             self.read_mask, augmentation,

@@ -14,6 +14,7 @@ from handrec.data.clips import Clip, PicturesAndClips
 from handrec.data.datamodule import HandDataModule
 from handrec.data.detector import PRESETS, Detector, estimate_blur
 from handrec.data.scenes import EVERY_VIEW, Scenes, Views, scene_camera
+from handrec.data.share import Shared, checked_share
 from handrec.data.splits import SPLITS, SplitMaker
 from handrec.data.tables import SceneBatch, SceneTable
 from handrec.errors import UserError
@@ -52,6 +53,7 @@ class SyntheticHands(HandDataModule):
         cache_dir: where scenes and pictures are kept.
         seed: of the splits.
         num_workers: of the loaders; 0 is fastest for cached pictures.
+        label_share: of the training pictures that are shown, see ``data.share``; not of clips.
     """
 
     name = "synthetic"
@@ -78,6 +80,7 @@ class SyntheticHands(HandDataModule):
         cache_dir: str = ".cache/synthetic",
         seed: int = 0,
         num_workers: int = 0,
+        label_share: float = 1.0,
     ) -> None:
         super().__init__()
         if not 0 < batch_size <= train_size:
@@ -107,6 +110,7 @@ class SyntheticHands(HandDataModule):
         self.clip = clip
         self.detector = PRESETS[detector] if isinstance(detector, str) else detector
         self.num_workers = num_workers
+        self.label_share = checked_share(label_share)
         self.tables: dict[str, SceneTable] = {}
         self.description = (
             f"{image_size} px; {appearance.name}; fingers within {views.cone:g} degrees of up,"
@@ -136,7 +140,8 @@ class SyntheticHands(HandDataModule):
         """Return the training split, shuffled; incomplete batches are dropped."""
         table = self.tables["train"]
         if self.clip is None:
-            return self._loader(table, self.batch_size, shuffle=True)
+            rows = table if self.label_share == 1 else Shared(table, self.label_share)
+            return self._loader(rows, self.batch_size, shuffle=True)
         clips = self.clip.per_batch(self.batch_size)
         videos = self.tables["train_video"]
         mixed = PicturesAndClips(table, videos, self.maker.frames, self.clip, clips)
