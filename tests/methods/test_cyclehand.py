@@ -3,6 +3,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from handrec.callbacks.cycle_strips import CycleStrips, draw_strip, read_photos
@@ -150,11 +151,11 @@ def test_drawings_follow_their_labels_and_pass_no_gradient(hand, batch, appearan
 
 def test_what_is_not_believed_costs_nothing_but_is_drawn_and_learned_from(hand, batch, appearance):
     """Keypoints far from the given ones: no gradient to (a) and (d), all of it to (c)."""
-    terms = {}
+    terms, labelled = {}, pick_batch(batch, torch.arange(4))
     for tolerance in (1e3, 1e-3):
         flow = Flow(turns=Turns("so3_uniform"), tolerance=tolerance)
         method = tiny_method(hand, appearance, CycleHandWeights(image=1.0), flow=flow)
-        step(method, batch)
+        step(method, labelled)
         terms[tolerance] = method.terms
     for name in ("returned", "photo_returned", "image"):
         assert terms[1e-3][name] < 1e-3 * terms[1e3][name], name
@@ -171,7 +172,9 @@ def test_one_pose_for_everything_does_not_meet_the_cycle(hand, batch, appearance
             see, pose = method.see, labelled.pose[:1].expand(4, 16, 3, 3)
             posed = hand.decode(pose, labelled.betas[:1].expand(4, 10), labelled.translation)
             same = labelled._replace(pose=pose, vertices=posed.vertices, joints_3d=posed.joints)
-            method.see = lambda batch, see=see, same=same: see(same._replace(image=batch.image))
+            method.see = lambda batch, see=see, same=same: see(
+                pick_batch(same, torch.arange(len(batch.image)))._replace(image=batch.image)
+            )
         step(method, labelled)
         rendered[kind] = method.terms["rendered"]
     assert rendered["constant"] > 100 * rendered["oracle"].abs()
@@ -198,11 +201,13 @@ def test_strips_of_a_batch_and_of_photos(hand, batch, appearance, tmp_path):
     assert (again == strips[0]).all()
 
 
-def test_strips_are_for_this_method_and_for_photos_that_are_there(tmp_path):
+def test_strips_are_for_this_method_and_for_photos_that_are_there(hand, appearance, tmp_path):
+    trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    method = tiny_method(hand, appearance, phase="base")
     with pytest.raises(UserError, match="no such image or folder"):
-        CycleStrips(photos=str(tmp_path / "none")).setup(None, CycleHand.__new__(CycleHand), "fit")
-    with pytest.raises(UserError, match="not Linear"):
-        CycleStrips().setup(None, torch.nn.Linear(1, 1), "fit")
+        CycleStrips(photos=str(tmp_path / "none")).setup(trainer, method, "fit")
+    with pytest.raises(UserError, match="not LightningModule"):
+        CycleStrips().setup(trainer, pl.LightningModule(), "fit")
 
 
 def test_textures_may_start_from_one_recovered_from_photos(hand, batch, appearance, tmp_path):
