@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -72,7 +72,7 @@ class ViewerPage:
         }
         self._file.write(_head(title, note, kind) + _script(page, 'id="page"'))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ViewerPage":
         """Return the page."""
         return self
 
