@@ -16,7 +16,7 @@ SWEEPS = $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*.
 # What follows EXP= and its kin, as options of the handrec command.
 CHOICES = $(if $(DATA),--dataset="$(DATA)") $(if $(CKPT),--ckpt_path="$(CKPT)")
 
-.PHONY: help setup train eval predict test lint bench results sweep clean need-exp need-run need-input need-sweep
+.PHONY: help setup train eval predict export test lint bench results sweep clean need-exp need-run need-input need-sweep
 
 help: ## list the targets
 	@echo "usage: make TARGET [EXP=...] [DATA=synthetic] [SCALE=smoke|cpu|gpu|paper] [ARGS='--trainer.max_epochs=3 ...']"
@@ -43,7 +43,7 @@ need-run:
 	@test -n "$(EXP)$(CKPT)" || { echo "usage: make eval EXP=<experiment or run directory> [CKPT=...] [DATA=...] [ARGS=...]; there is $(if $(EXPERIMENTS),$(EXPERIMENTS),none)"; exit 2; }
 
 need-input:
-	@test -n "$(INPUT)" || { echo "usage: make predict INPUT=<image or folder> [BOXES=file.json] [EXP=...] [CKPT=...] [OUT=predictions] [ARGS=...]"; exit 2; }
+	@test -n "$(INPUT)" || { echo "usage: make predict INPUT=<image, video or folder> [BOXES=file.json | DETECTOR=hand_landmarker.task] [CAMERA=K.json] [EXP=...] [CKPT=...] [OUT=predictions] [ARGS=...]"; exit 2; }
 
 need-sweep:
 	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml> [LOCAL=1 [TRIALS=20] [SCALE=...] [ARGS=...]]; there is $(SWEEPS)"; exit 2; }
@@ -54,8 +54,11 @@ train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim [RESUME=
 eval: need-run $(STAMP) ## evaluate the latest run: make eval EXP=handmim [CKPT=...] [DATA=...]
 	@$(BIN)/handrec test $(if $(EXP),--run="$(EXP)") $(CHOICES) $(ARGS)
 
-predict: need-input $(STAMP) ## reconstruct photos: make predict INPUT=photos/ [BOXES=file.json] [EXP=...] [CKPT=...]
-	@$(BIN)/handrec predict $(if $(EXP),--run="$(EXP)") --input="$(INPUT)" $(if $(BOXES),--boxes="$(BOXES)") $(if $(OUT),--out="$(OUT)") $(CHOICES) $(ARGS)
+predict: need-input $(STAMP) ## reconstruct photos or videos: make predict INPUT=photos/ [BOXES=file.json] [EXP=...]
+	@$(BIN)/handrec predict $(if $(EXP),--run="$(EXP)") --input="$(INPUT)" $(if $(BOXES),--boxes="$(BOXES)") $(if $(DETECTOR),--detector="$(DETECTOR)") $(if $(CAMERA),--camera="$(CAMERA)") $(if $(OUT),--out="$(OUT)") $(CHOICES) $(ARGS)
+
+export: $(STAMP) ## write a trained network as ONNX: make export [EXP=handmim] [CKPT=...]
+	@$(BIN)/handrec export $(EXP) $(if $(CKPT),--ckpt="$(CKPT)") $(ARGS)
 
 test: $(STAMP) ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)

@@ -11,6 +11,7 @@ import trimesh
 from handrec.callbacks.video_predictions import VideoWriter
 from handrec.data.user_videos import Videos
 from handrec.errors import UserError
+from handrec.hand.base import HandModel
 from handrec.methods.base import HandMethod
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import Hand, HandBatch, HandPrediction
@@ -21,7 +22,7 @@ SIZE, RADIUS, DISC, FOCAL = 32, 0.02, 9.0, 150.0
 PATHS = [[(25 + 0.9 * i, 30 + 0.7 * i), (90, 40)] for i in range(20)]
 
 
-class Ball(torch.nn.Module):
+class Ball(HandModel):
     """Stands for a hand model: a ball with a topology."""
 
     def __init__(self):
@@ -214,7 +215,11 @@ def test_broken_frames_are_counted_and_the_rest_is_written(folder, tmp_path, cap
 
 def test_after_a_fault_files_hold_what_there_was(folder, tmp_path):
     method = SeesDiscs()
-    method.predict_step = lambda batch, index: method.reconstruct(batch) if index < 2 else 1 / 0
+
+    def fails_at_the_third(batch, batch_idx):
+        return method.reconstruct(batch) if batch_idx < 2 else 1 / 0
+
+    method.predict_step = fails_at_the_third
     with pytest.raises(ZeroDivisionError):
         predict(folder, tmp_path / "out", method=method)
     assert len(json.loads((tmp_path / "out/a.json").read_text())["frames"]) == 8

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from handrec.cli import loggers
+from handrec.cli.command_line import PHOTOS, VIDEO_WRITER, VIDEOS, WRITER, expand
 from handrec.cli.main import TOOLS, main, mistake
 from handrec.cli.parse_errors import shorten
 from handrec.errors import UserError
@@ -386,3 +387,57 @@ def test_help_is_quick_and_imports_no_torch():
 def test_shorten_falls_back_to_the_message_in_one_line():
     assert shorten("something\n  odd") == "something odd"
     assert mistake(ValueError("a defect")) is None
+
+
+def arguments(*args):
+    return expand(["predict", "--config=x", *args])[1:]
+
+
+def test_the_input_chooses_photos_or_videos(workspace):
+    Path("photos").mkdir()
+    Path("photos/a.JPG").touch()
+    Path("photos/b.mp4").touch()
+    Path("clips").mkdir()
+    Path("clips/b.MOV").touch()
+    for name, data in (("photos", PHOTOS), ("photos/a.JPG", PHOTOS), ("clips", VIDEOS),
+                       ("clips/b.MOV", VIDEOS)):  # fmt: skip
+        found = arguments(f"--input={name}")
+        assert f"--data={data}" in found
+        assert "--trainer.callbacks.out=predictions" in found
+        writer = VIDEO_WRITER if data == VIDEOS else WRITER
+        assert f"--trainer.callbacks+={writer}" in found
+
+
+def test_options_of_predict_reach_the_data_and_the_writer(workspace):
+    Path("a.mp4").touch()
+    options = ["--camera=900", "--side=left", "--formats=obj,ply", "--smooth=true", "--out=o"]
+    found = arguments("--input=a.mp4", *options)
+    assert found[-5:] == [
+        "--trainer.callbacks.out=o", "--data.intrinsics=900", "--data.side=left",
+        "--trainer.callbacks.formats=[obj,ply]", "--trainer.callbacks.smooth=true",
+    ]  # fmt: skip
+    assert arguments("--input=a.mp4", "--formats=none")[-1] == "--trainer.callbacks.formats=[]"
+
+
+def test_options_of_predict_that_make_no_sense_are_refused(trained, refuse):
+    Path("photos").mkdir()
+    line = refuse("predict", "--run=dummy", "--input=photos", "--smooth=true")
+    assert line == "--smooth is for videos, and photos is none"
+    line = refuse("predict", "--run=dummy", "--input=photos", "--formats=stl")
+    assert line == "--formats=stl: choose from obj, ply, glb, or none"
+    line = refuse("predict", "--run=dummy", "--boxes=b.json", "--smooth=true")
+    assert line == "--boxes, --smooth: only with --input=PHOTOS (INPUT=PHOTOS with make)"
+    assert refuse("test", "--run=dummy", "--input=photos") == "--input is for predict, not for test"
+
+
+def test_photos_need_nothing_of_a_runs_data_but_the_size_of_its_crops(trained):
+    """Data sets change their arguments, and may not be on this machine: runs stay of use."""
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["data"] = {"class_path": "gone.Data", "init_args": {"image_size": 48, "old": 1}}
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    Path("photos").mkdir()
+    found = expand(["predict", "--run=dummy", "--input=photos", "--data.batch_size=3"])
+    assert not any("gone.Data" in arg for arg in found)
+    at = [found.index(f"--data={PHOTOS}"), found.index("--data.image_size=48"),
+          found.index("--data.batch_size=3")]  # fmt: skip
+    assert at == sorted(at)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from handrec.data.boxes import HandBox
+from handrec.data.detection import HandDetector
 from handrec.data.tracks import FollowedBoxes, LinkedBoxes, overlap
 
 PICTURE = np.zeros((200, 300, 3), np.uint8)
@@ -12,9 +13,9 @@ def box(x, y, side=60):
 
 
 def test_overlap_is_intersection_over_union():
-    assert overlap((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(50 / 150)
-    assert overlap((0, 0, 10, 10), (10, 0, 20, 10)) == 0
-    assert overlap((0, 0, 4, 4), (0, 0, 4, 4)) == 1
+    assert overlap(box(0, 0, 10), box(5, 0, 10)) == pytest.approx(50 / 150)
+    assert overlap(box(0, 0, 10), box(10, 0, 10)) == 0
+    assert overlap(box(0, 0, 4), box(0, 0, 4)) == 1
 
 
 def test_hands_keep_their_numbers_whatever_their_order_and_sides_never_mix():
@@ -29,9 +30,9 @@ def test_hands_keep_their_numbers_whatever_their_order_and_sides_never_mix():
     assert tracks == [[0, 1], [1, 0], [2, 0], [], [3]]
 
 
-class Finds:
+class Finds(HandDetector):
     def detect(self, picture):
-        return [HandBox(box(*picture[0, 0, :2]), "left")]
+        return [HandBox(box(*picture[0, 0, :2].tolist()), "left")]
 
 
 def test_a_detector_is_asked_for_every_frame():

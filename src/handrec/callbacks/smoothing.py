@@ -26,9 +26,9 @@ class Smoothing(NamedTuple):
         shape: of shape coefficients and scale, which do not change in truth.
     """
 
-    pose: OneEuro = OneEuro(1.5, 0.8)
-    place: OneEuro = OneEuro(2.0, 8.0)
-    depth: OneEuro = OneEuro(0.6, 2.0)
+    pose: OneEuro = OneEuro(4.0, 2.0)
+    place: OneEuro = OneEuro(3.0, 12.0)
+    depth: OneEuro = OneEuro(2.0, 8.0)
     shape: OneEuro = OneEuro(0.2, 0.0)
 
 

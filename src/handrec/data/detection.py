@@ -1,8 +1,9 @@
 """Finds hands in pictures with MediaPipe, an optional extra, and a model file of the user's."""
 
+from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -30,14 +31,15 @@ class Landmarks(NamedTuple):
     score: float
 
 
-class HandDetector(Protocol):
+class HandDetector(ABC):
     """Anything that finds hands."""
 
+    @abstractmethod
     def detect(self, picture: UInt8[np.ndarray, "h w 3"]) -> list[HandBox]:
         """Return the hands in an RGB picture, boxes in its pixels."""
 
 
-class MediaPipeHands:
+class MediaPipeHands(HandDetector):
     """MediaPipe's hand landmarker, of which the boxes and sides are taken.
 
     Since 1.2 MediaPipe names the subject's own hand where the picture is not mirrored; before, it

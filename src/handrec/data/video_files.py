@@ -138,7 +138,8 @@ class VideoReader(Iterator[Frame]):
             try:
                 frames = packet.decode()
             except FFmpegError as error:
-                self.broken.append(f"{self.path}: frame {count}: {error.strerror}")
+                number = count if packet.size else count - 1  # the last packet is empty
+                self.broken.append(f"{self.path}: frame {number}: {error.strerror}")
                 frames = []
             count += bool(packet.size)
             yield from frames
