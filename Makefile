@@ -79,7 +79,7 @@ results: $(STAMP) ## write the tables and plots in docs/results/ from results/
 
 sweep: need-sweep $(STAMP) ## search options: make sweep SWEEP=handmim LOCAL=1 (no account), or by W&B without LOCAL
 ifdef LOCAL
-	@$(BIN)/handrec sweep "$(SWEEP)" $(if $(TRIALS),--trials="$(TRIALS)") -- $(if $(SCALE),--scale="$(SCALE)") $(if $(DATA),--dataset="$(DATA)") $(ARGS)
+	@$(BIN)/handrec sweep $(if $(TRIALS),--trials="$(TRIALS)") "$(SWEEP)" -- $(if $(SCALE),--scale="$(SCALE)") $(if $(DATA),--dataset="$(DATA)") $(ARGS)
 else
 	@PATH="$(abspath $(BIN)):$$PATH" && agent=$$(wandb sweep --project handrec "experiments/sweeps/$(SWEEP).yaml" 2>&1 | tee /dev/stderr | sed -n 's/.*wandb agent //p') && wandb agent $$agent
 endif
