@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from handrec.callbacks.report import EvaluationReport, _examples
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
-from handrec.metrics.hand import HandMetrics
+from handrec.metrics.hand import PENETRATION, HandMetrics
 from handrec.metrics.temporal import acceleration_error
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import HandBatch
@@ -115,9 +115,10 @@ def test_json_holds_what_the_metrics_compute(report):
         figures = content["results"][row]
         assert figures.pop("samples") == 12
         light = {"f5", "f15", "pa_f5", "pa_f15"} if "iteration" in row else set()
-        assert set(figures) == set(expected) - light
+        assert set(figures) == {*expected, *PENETRATION} - light
         for name, value in figures.items():
-            assert value == pytest.approx(expected[name].item(), abs=1e-4), (row, name)
+            if name not in PENETRATION:
+                assert value == pytest.approx(expected[name].item(), abs=1e-4), (row, name)
 
 
 def test_iterations_get_better(report):
@@ -161,6 +162,8 @@ def test_the_terminal_shows_the_same_table(tmp_path, capsys):
             "12",
             *(f"{figures[name]:.2f}" for name in ("mpjpe", "pa_mpjpe", "mpvpe", "pa_mpvpe")),
             *(f"{figures[name]:.3f}" for name in ("pa_auc_j", "pa_f5", "pa_f15")),
+            f"{figures['penetration']:.2f}",
+            f"{figures['penetration_share']:.3f}",
         ]
     assert "reflections" in printed
     assert "wrist" in printed
@@ -180,8 +183,10 @@ def test_absent_labels_leave_gaps_not_zeros(tmp_path, capsys):
 
 
 def test_data_without_labels_still_give_a_report(tmp_path):
+    zeros = torch.zeros(4)
     batches = [
-        b._replace(has_joints_3d=torch.zeros(4), has_vertices=torch.zeros(4)) for b in BATCHES
+        b._replace(has_joints_3d=zeros, has_vertices=zeros, confidence=torch.zeros(4, 21))
+        for b in BATCHES
     ]
     folder = evaluate(FakeMethod(), tmp_path, FakeData(batches))
     assert not (folder / "contact.png").exists()

@@ -8,6 +8,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from handrec.metrics.hand import HandMetrics, suspicions
+from handrec.metrics.keypoints import KEYPOINTS
 from tests.metrics import naive
 from tests.metrics.fakes import TinyHand, fake_batch, predict
 
@@ -31,8 +32,10 @@ def test_every_figure_matches_the_naive_evaluation():
     prediction = predict(batch, noise=0.008)
     metrics = measured(prediction, batch)
     expected = naive_samples(prediction, batch)
-    assert set(metrics.compute()) == set(expected[0])
-    for name, values in metrics.samples().values.items():
+    figures = metrics.samples().values
+    assert set(metrics.compute()) == set(figures) == {*expected[0], *KEYPOINTS}
+    for name in expected[0]:
+        values = figures[name]
         naive_values = torch.tensor([sample[name] for sample in expected], dtype=torch.float32)
         torch.testing.assert_close(values, naive_values, atol=1e-4, rtol=1e-6, msg=name)
         torch.testing.assert_close(metrics.compute()[name], naive_values.mean())

@@ -19,7 +19,6 @@ from handrec.data.photos import PhotoHand, Photos
 from handrec.data.stages import describe_stages
 from handrec.errors import UserError
 from handrec.geometry.rotations import matrix_to_axis_angle
-from handrec.hand.base import HandModel
 from handrec.methods.base import HandMethod
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
@@ -266,7 +265,7 @@ class PredictionWriter(NetworkTimer):
         stem.parent.mkdir(parents=True, exist_ok=True)
         with self.stages("write"):
             meshes = [
-                self._write_meshes(Path(f"{stem}_{index}"), hand, method.hand)
+                self._write_meshes(Path(f"{stem}_{index}"), hand, method)
                 for index, hand in enumerate(hands)
             ]
             report = {"photo": name, **describe_method(trainer, method), **describe(hands, meshes)}
@@ -285,12 +284,12 @@ class PredictionWriter(NetworkTimer):
             if self._page is not None:
                 self._page.add(name, picture, hands[0].item.intrinsics, shown(hands))
 
-    def _write_meshes(self, stem: Path, hand: FoundHand, model: HandModel) -> dict[str, str]:
+    def _write_meshes(self, stem: Path, hand: FoundHand, method: HandMethod) -> dict[str, str]:
         """Write the meshes of one hand; return their names by suffix."""
         paths = {suffix: Path(f"{stem}.{suffix}") for suffix in self.formats}
         for suffix, path in paths.items():
             if suffix == "glb" and hand.seen is not None:
-                texture = texture_of(model, hand.seen.texture, hand.item.side == "left")
+                texture = texture_of(method.hand, hand.seen.texture, hand.item.side == "left")
                 export_textured_mesh(path, hand.vertices, hand.faces, texture)
             else:
                 export_mesh(path, hand.vertices, hand.faces)
