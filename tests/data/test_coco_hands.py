@@ -202,3 +202,20 @@ def test_images_of_another_size_than_annotated(root):
     assert f"{2 * SIZE} x {SIZE} pixels, its labels are for {SIZE} x {SIZE} (sample 2)" in str(
         crops.__getitems__([2])
     )
+
+
+def test_scores_of_a_detector_are_confidences(root):
+    scores = np.linspace(-0.2, 1.3, 21).tolist()
+
+    def give(content):
+        for entry in content["annotations"]:
+            entry["keypoints"][2::3] = scores
+
+    edit(root, give)
+    data = prepared(reader(root, crop="image", keypoints="freihand"))
+    read = everything(data, "annotations")
+    expected = torch.tensor(scores).clamp(0, 1).expand(6, 21)
+    torch.testing.assert_close(read.confidence, expected)
+    assert not read.keypoints_2d[read.confidence == 0].any()
+    assert not read.has_visibility.any()
+    assert not data.intrinsics_known

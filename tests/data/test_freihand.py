@@ -249,3 +249,43 @@ def test_numbers_are_parsed_in_pieces_as_json_does(tmp_path, monkeypatch, chunk)
     values = np.random.default_rng(0).normal(0, 1e3, (7, 4, 3))
     (tmp_path / "a.json").write_text(json.dumps(values.tolist(), indent=1))
     np.testing.assert_array_equal(read_array(tmp_path / "a.json", (4, 3)), values.astype("f4"))
+
+
+def write_detections(root, names, seed=0):
+    random = np.random.default_rng(seed)
+    keypoints = random.uniform(5, SIZE - 5, (len(names), 21, 2))
+    confidence = random.uniform(-0.2, 1.2, (len(names), 21, 1))
+    path = root / "detect_all.json"
+    path.write_text(json.dumps([keypoints.tolist(), confidence.tolist(), names]))
+    return keypoints, confidence[..., 0].clip(0, 1)
+
+
+def test_a_detectors_keypoints_instead_of_the_labelled_ones(broken):
+    order = [2, 0, 1]
+    keypoints, confidence = write_detections(broken, [[f"{k:08d}.jpg"] for k in order])
+    data = prepared(reader(broken, detections="detect_all.json"))
+    read = everything(data, "training")
+    for sample in range(12):  # four versions of three hands
+        row = order.index(sample % 3)
+        expected = (keypoints[row] + 0.5) * (confidence[row] > 0)[:, None]
+        np.testing.assert_allclose(read.keypoints_2d[sample], expected, atol=1e-4)
+        np.testing.assert_allclose(read.confidence[sample], confidence[row], atol=1e-6)
+    box = data.tables["training"].labels.box[order[0]]
+    sure = confidence[0] >= 0.1
+    np.testing.assert_allclose(box[:2], keypoints[0][sure].min(0) + 0.5, atol=1e-4)
+    np.testing.assert_allclose(box[2:], keypoints[0][sure].max(0) + 0.5, atol=1e-4)
+    exact = everything(data, "evaluation")
+    assert exact.confidence.all()  # the evaluation's are the labelled ones
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0", "1"], "has 2 entries for 3 images: 1 have none, the first is 00000002.jpg"),
+        (["0", "1", "2", "3"], "has 4 entries for 3 images: 1 are of none of them, the first is 3"),
+        (["0", "1", "1"], "3 entries for 3 images: 1 have none"),
+    ],
+)
+def test_detections_of_other_images_are_refused(broken, names, message):
+    write_detections(broken, names)
+    assert message in complaint(broken, detections="detect_all.json")

@@ -11,6 +11,8 @@ from handrec.data.ho3d import HO3D, TO_CANONICAL
 from handrec.data.layouts import write_ho3d
 from handrec.errors import UserError
 from handrec.geometry.camera import project
+from handrec.metrics.temporal import TEMPORAL, TemporalMetrics
+from handrec.types import HandPrediction
 
 VIDEOS, FRAMES = 4, 4
 TRAIN = 3 * FRAMES
@@ -196,3 +198,26 @@ def test_box_of_zero_area(broken):
     path = sorted(broken.glob("evaluation/*/meta/*.pkl"))[1]
     change(path, handBoundingBox=np.array([10, 20, 10, 40]))
     assert "(sample 1): box of zero area, expected x1 < x2 and y1 < y2: [10.0" in complaint(broken)
+
+
+def test_videos_of_the_evaluation_have_temporal_figures(written):
+    """Predictions that shake by a known amount, frame by frame of each video."""
+    root, _, name, version = written
+    data = prepared(reader(root, version, hand=hand_model(name)))
+    batch = everything(data, "evaluation")
+    assert batch.has_joints_3d.all()
+    shake = 0.002 * (-1.0) ** batch.frame[:, None, None] * torch.ones(1, 21, 3)
+    shake[:, 0] = 0  # relative to the wrist
+    found = HandPrediction(
+        batch.vertices, batch.joints_3d + shake, batch.keypoints_2d, batch.pose,
+        batch.betas, batch.translation, 0.5 + shake * 100,
+    )  # fmt: skip
+    metrics = TemporalMetrics()
+    metrics.update(found, batch)
+    figures = metrics.compute()
+    assert tuple(figures) == TEMPORAL
+    # Second differences of -1, 1, -1 are 4; times 30 frames a second squared, mm.
+    expected = 4 * 2 * 3**0.5 * 20 / 21 * 900
+    assert figures["accel_error"].item() == pytest.approx(expected, rel=1e-3)
+    assert figures["texture_sd"].item() == pytest.approx(255 * 0.2 * 20 / 21, rel=1e-4)
+    assert all(value.isfinite() for value in figures.values())

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.standins import standin_mano
 from torch.optim import Adam
 
 from handrec.data.clips import Clip
@@ -20,6 +22,7 @@ from handrec.models.s2hand_appearance import AppearanceHead, draw_hand
 from handrec.render.lights import Light
 from handrec.render.warp_backend import WarpRasterizer
 from handrec.types import HandPrediction
+from handrec.viz.textured import texture_of
 
 SIZE = 32
 NOW = Ramp(0.0, 0.0)
@@ -331,6 +334,44 @@ def test_clip_losses_make_a_clip_consistent(hand, batch):
     after = method.clip_terms(method.see(batch), batch)
     assert after["same_shape"] < 0.6 * before["same_shape"]
     assert all(term >= 0 for term in after.values())
+
+
+def at_setup(method, **data):
+    """Return the method at the start of a training on data with some attributes."""
+    method._trainer = SimpleNamespace(datamodule=SimpleNamespace(name="mine", **data))
+    method.setup("fit")
+    return method
+
+
+def test_unknown_cameras_want_the_weak_perspective(hand):
+    assert at_setup(method_of(hand), intrinsics_known=False).regressor.camera == "weak"
+    metric = method_of(hand)
+    metric.regressor.camera = "perspective"
+    at_setup(metric, intrinsics_known=True)
+    with pytest.raises(UserError, match=r"mine does not know .* K, .*camera=weak"):
+        at_setup(metric, intrinsics_known=False)
+
+
+def test_a_video_run_wants_clips(hand):
+    at_setup(method_of(hand, S2HANDVideo), clip=Clip())
+    for data in ({}, {"clip": None}):
+        with pytest.raises(UserError, match="learns from clips, and mine gives none"):
+            at_setup(method_of(hand, S2HANDVideo), **data)
+
+
+@pytest.mark.parametrize("texture", ["atlas", "faces"])
+def test_textures_of_a_hand_without_coordinates(batch, texture):
+    """MANO's files have none: its atlas is projected once, when it is read."""
+    mano = standin_mano()
+    assert mano.uv_faces.shape == mano.faces.shape
+    look = partial(AppearanceHead, texture=texture, atlas_size=16)
+    method = method_of(mano, appearance=look, weights=S2HANDWeights(laplacian=0.0))
+    loss, found = gradients(method, without_labels(batch))
+    assert torch.tensor(loss).isfinite()
+    assert found["appearance.texture.2.weight"].any()
+    drawn = texture_of(mano, method.eval().reconstruct(batch).texture[:1])
+    assert drawn.uv_faces.shape == mano.faces.shape
+    assert drawn.image.isfinite().all()
 
 
 def test_predictions_carry_texture_and_light(hand, batch):

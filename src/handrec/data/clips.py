@@ -38,6 +38,14 @@ class Clip:
         """Frames of the video from the first to the last of a clip, both included."""
         return (self.length - 1) * self.stride + 1
 
+    def check(self, frames: int) -> None:
+        """Refuse sequences of fewer frames than a clip spans."""
+        if self.span > frames:
+            raise UserError(
+                f"a clip of {self.length} frames with stride {self.stride} spans {self.span}"
+                f" frames, its sequence has {frames} (video_frames)"
+            )
+
     def per_batch(self, batch_size: int) -> int:
         """Return how many clips a batch of so many pictures holds."""
         clips = max(1, round(self.share * batch_size / self.length))
@@ -66,11 +74,7 @@ class PicturesAndClips(Dataset[SceneBatch]):
     def __init__(
         self, pictures: SceneTable, videos: SceneTable, frames: int, clip: Clip, count: int
     ) -> None:
-        if clip.span > frames:
-            raise UserError(
-                f"a clip of {clip.length} frames with stride {clip.stride} spans {clip.span}"
-                f" frames, its sequence has {frames} (video_frames)"
-            )
+        clip.check(frames)
         self.pictures, self.videos = pictures, videos
         self.frames, self.clip, self.count = frames, clip, count
 

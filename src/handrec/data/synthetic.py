@@ -89,6 +89,9 @@ class SyntheticHands(HandDataModule):
             )
         if min(image_size, val_size, test_size, video_sequences, video_frames) < 1:
             raise UserError("image_size and the sizes of all splits must be at least 1")
+        if clip is not None:  # before anything is drawn
+            clip.check(video_frames)
+            clip.per_batch(batch_size)
         videos = max(1, train_size // video_frames)
         rows = dict.fromkeys(SPLITS, test_size) | {
             "train": train_size,
