@@ -21,6 +21,7 @@ from handrec.data.views import TwoViews, View, similarity, warp
 from handrec.hand.openhand import OpenHand
 from handrec.losses import distillation as distil
 from handrec.methods import cyclehand
+from handrec.methods import handmim_pretrain as pretraining
 from handrec.methods.cycle_flow import Flow, Turned, pick_batch
 from handrec.methods.cyclehand import CycleHand, CycleHandWeights
 from handrec.methods.handmim import HandMIM
@@ -86,16 +87,18 @@ def handmim_pretrain(hand, targets="centre"):
             views.append(View(warp(images, matrix, SIZE), matrix))
         return views, []
 
-    def draw_masks(images):
-        count = (SIZE // 8) ** 2
-        shares = [0.2 + 0.05 * (seed % 7) for seed in seeds(images)]
-        draws = [torch.rand(count, generator=_generator(seed)) for seed in seeds(images)]
-        mask = torch.stack([d < s for d, s in zip(draws, shares, strict=True)]).float()
-        index, chosen = distil.gather_masked(mask, mask.numel())
-        return Masks(mask, index, distil.patch_weights(mask).flatten()[index] * chosen)
-
-    method.views.take, method.draw_masks = take, draw_masks
+    method.views.take = take
     return method
+
+
+def mask_by_picture(images, patch, masking):
+    """Mask what a picture's own generator says."""
+    count = (SIZE // 8) ** 2
+    shares = [0.2 + 0.05 * (seed % 7) for seed in seeds(images)]
+    draws = [torch.rand(count, generator=_generator(seed)) for seed in seeds(images)]
+    mask = torch.stack([d < s for d, s in zip(draws, shares, strict=True)]).float()
+    index, chosen = distil.gather_masked(mask, mask.numel())
+    return Masks(mask, index, distil.patch_weights(mask).flatten()[index] * chosen)
 
 
 def s2hand(hand, kind=S2HAND):
@@ -193,6 +196,7 @@ def step(name, batches, rows, wrap=lambda step: step):
 def take_steps(rank, folder, names):
     torch.set_num_threads(1)
     cyclehand.turn_and_draw = turn_one_by_one
+    pretraining.draw_masks = mask_by_picture
     rendezvous = f"file://{folder}/rendezvous"
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     batches = torch.load(f"{folder}/batches.pt", weights_only=False)
@@ -243,6 +247,7 @@ def stepped(batches, tmp_path_factory):
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch):
     monkeypatch.setattr(cyclehand, "turn_and_draw", turn_one_by_one)
+    monkeypatch.setattr(pretraining, "draw_masks", mask_by_picture)
     whole = step(name, batches, None)
     halves = [torch.load(stepped / f"{name}_{rank}.pt") for rank in range(2)]
     assert halves[0]["loss"] != halves[1]["loss"]  # or there is nothing to tell apart
@@ -254,5 +259,5 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
         for part in ("gradients", "buffers"):
             for key, value in whole[part].items():
                 torch.testing.assert_close(
-                    half[part][key], value, rtol=2e-3, atol=1e-5 * scale, msg=f"{part} {key}"
+                    half[part][key], value, rtol=2e-3, atol=5e-5 * scale, msg=f"{part} {key}"
                 )

@@ -163,7 +163,7 @@ def likelihood_loss(
         inside &= (cells[..., axis] > -1) & (cells[..., axis] < side)
     weight = confidence.square() * inside
     entropy = -(target.flatten(-2) * maps.flatten(-2).log_softmax(-1)).sum(-1)
-    return (weight * entropy).sum() / weight.sum().clamp(min=_EPS)
+    return (weight * entropy).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 
 @full_precision

@@ -25,6 +25,7 @@ from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 from handrec.losses import cycle as losses
 from handrec.losses.hand import masked_mean, total
+from handrec.losses.processes import per_process
 from handrec.methods.base import HandMethod
 from handrec.methods.cycle_flow import (
     DEFAULT_FLOW,
@@ -335,7 +336,7 @@ class CycleHand(HandMethod):
         if self.sampler is None:
             believed = weight * cycle.trust
             # The losses are means over what is believed: little is to cost little.
-            trust = believed.sum() / weight.sum().clamp(min=1e-6)
+            trust = per_process(believed.sum()) / per_process(weight.sum()).clamp(min=1e-6)
             returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
             gated = {"returned": ramp * returned}
             gated |= self._drawn_terms(cycle, batch, looks, believed)
