@@ -95,6 +95,6 @@ def test_report_has_columns_for_what_is_labelled(tmp_path, capsys, only_2d):
     assert (folder / "contact.png").exists()
     content = json.loads((folder / "metrics.json").read_text())["results"]["FakeMethod"]
     assert set(KEYPOINTS) <= set(content)
-    assert content["kp_pck10"] > 0.5
+    assert only_2d or content["kp_pck10"] > 0.5  # the stand-in predicts from 3D labels
     html = (folder / "report.html").read_text()
     assert ("PCK@.05" in html) == only_2d
