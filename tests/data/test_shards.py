@@ -153,7 +153,7 @@ def test_augmentation_moves_the_keypoints_with_the_picture(tmp_path):
     content = {"box": [8, 8, 56, 56], "keypoints": [[40.5, 24.5, 1]] * 21}
     write_shards(tmp_path / "set", (("png", encoded, content) for _ in range(12)), per_shard=6)
     torch.manual_seed(0)
-    quiet = Augmentation(brightness=0, contrast=0, saturation=0, hue=0, blur=0, noise=0)
+    quiet = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, blur=0.0, noise=0.0)
     data = module(tmp_path / "set", image_size=64, augmentation=quiet, box_scale=1.0)
     data.setup("fit")
     centres = torch.arange(64) + 0.5

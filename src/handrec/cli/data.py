@@ -117,7 +117,7 @@ def check(args: argparse.Namespace) -> int:
         path = args.out / f"{data.name}-{split}.png"
         path.write_bytes(encode_png(sheet(data, split)))
         console.print(f"  contact sheet: {path}", markup=False, soft_wrap=True)
-    if data.hand is None:
+    if data.hand is None and any(t.labels.has_pose.any() for t in data.tables.values()):
         console.print("no MANO file found: parameters were not compared with joints (--mano)")
     skipped = {line for table in data.tables.values() for line in table.skipped}
     if skipped:

@@ -4,9 +4,10 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
+from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
@@ -120,10 +121,10 @@ def read_shard(source: Source) -> Iterator[Picture | str]:
     yield from faults
 
 
-def _open(name: str) -> IO[bytes]:
+def _open(name: str) -> BufferedIOBase:
     """Open a path or a URL; no command is run for it."""
     if urlparse(name).scheme:
-        return cast("IO[bytes]", urlopen(name, timeout=_SECONDS))
+        return cast("BufferedIOBase", urlopen(name, timeout=_SECONDS))
     return Path(name).open("rb")
 
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from handrec.data.augment import Augmentation
 from handrec.data.columns import hashed_share
@@ -179,7 +179,7 @@ class StreamedImages(HandDataModule):
             total += _earlier(source.stop, number) - source.start
         return total
 
-    def _loader(self, stream: Stream, workers: int) -> DataLoader[Any]:
+    def _loader(self, stream: Dataset[Any], workers: int) -> DataLoader[Any]:
         return DataLoader(
             stream,
             batch_size=None,

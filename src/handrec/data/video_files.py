@@ -52,7 +52,9 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         UserError: it cannot be opened or no frame of it be decoded.
     """
-    first = next(VideoReader(path), None)
+    reader = VideoReader(path, threaded=False)
+    first = next(reader, None)
+    reader.close()
     if first is None:
         raise UserError(f"{path}: no frame of the video can be decoded")
     with av.open(path) as container:
@@ -73,6 +75,8 @@ class VideoReader(Iterator[Frame]):
 
     Args:
         path: of the file.
+        threaded: use several threads. A decoder with threads that is left to the garbage collector
+            hangs a process forked before: data loaders go without.
 
     Attributes:
         broken: one line for each fault.
@@ -81,8 +85,8 @@ class VideoReader(Iterator[Frame]):
         UserError: the file is no video.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, threaded: bool = True) -> None:
+        self.path, self.threaded = path, threaded
         self.broken: list[str] = []
         self._frames = self._decode()
 
@@ -103,7 +107,7 @@ class VideoReader(Iterator[Frame]):
             if not container.streams.video:
                 raise UserError(f"{self.path}: no video in the file")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream.thread_type = "AUTO" if self.threaded else "NONE"
             number, lost, size = 0, 0, None
             for frame in self._frames_of(container, stream):
                 picture = _upright(frame)

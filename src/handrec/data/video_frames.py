@@ -129,7 +129,7 @@ def _annotations(
 
 def _video(path: Path, stride: int) -> Iterator[Picture | str]:
     """Yield every so many frames of a video file."""
-    reader = VideoReader(path)
+    reader = VideoReader(path, threaded=False)
     try:
         for frame in reader:
             if frame.number % stride == 0:
