@@ -73,13 +73,14 @@ def handrec(*arguments: str) -> None:
     subprocess.run([HANDREC, *arguments], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
-def trained(name: str, *arguments: str) -> Path:
-    """Return the run of that name, which is trained if there is none."""
+def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
+    """Return the run of that name and the seconds it took; None if it was there already."""
     try:
-        return runs.resolve(name)
+        return runs.resolve(name), None
     except UserError:
+        start = time.perf_counter()
         handrec("fit", f"--name={name}", *arguments)
-        return runs.resolve(name)
+        return runs.resolve(name), time.perf_counter() - start
 
 
 def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
@@ -116,15 +117,13 @@ def main() -> None:
     epochs = [f"--trainer.max_epochs={chosen.epochs}"] if chosen.epochs else []
     for seed in chosen.seeds:
         for row in chosen.rows:
-            start = time.perf_counter()
             choice = ["--exp=s2hand", f"--scale={chosen.scale}", f"--seed_everything={seed}"]
-            run = trained(f"s2hand-{row}-{budget}-{seed}", *choice, *epochs, *ROWS[row])
+            run, seconds = trained(f"s2hand-{row}-{budget}-{seed}", *choice, *epochs, *ROWS[row])
             measured = {"row": row, "seed": seed, **figures(run)}
             print(measured, flush=True)
             if chosen.out:
                 out = chosen.out.with_stem(f"{chosen.out.stem}-{budget}-{row}-{seed}")
-                config = {"scale": chosen.scale, "epochs": chosen.epochs}
-                seconds = time.perf_counter() - start
+                config = {"scale": chosen.scale} | ({"epochs": chosen.epochs} if chosen.epochs else {})
                 write_record(out, f"s2hand {budget}", measured, config, seconds=seconds)
 
 
