@@ -49,7 +49,7 @@ need-sweep:
 	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml> [LOCAL=1 [TRIALS=20] [SCALE=...] [ARGS=...]]; there is $(SWEEPS)"; exit 2; }
 
 train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim [RESUME=1]
-	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(if $(RESUME),--resume="$(RESUME)") $(CHOICES) $(ARGS)
+	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(CHOICES)$(if $(RESUME), --resume="$(RESUME)") $(ARGS)
 
 eval: need-run $(STAMP) ## evaluate the latest run: make eval EXP=handmim [CKPT=...] [DATA=...]
 	@$(BIN)/handrec test $(if $(EXP),--run="$(EXP)") $(CHOICES) $(ARGS)

@@ -91,7 +91,7 @@ def test_eight_bits_and_floats_agree():
 def test_noise_has_its_deviation_in_half_of_the_pictures(eight):
     torch.manual_seed(0)
     image = torch.full((64, 3, 32, 32), 0.5)
-    changes = Colours(0, 0, 0, 0, share=0.0, blur=0.0, noise=0.04).draw(64, 32)
+    changes = Colours(0.0, 0.0, 0.0, 0.0, share=0.0, blur=0.0, noise=0.04).draw(64, 32)
     if eight:
         levels = np.full((64, 32, 32, 3), 128, np.uint8)
         changes.of_pictures(levels)

@@ -27,7 +27,7 @@ class Landmarker:
         if not image.data.any():
             return SimpleNamespace(hand_landmarks=[], handedness=[])
         points = [SimpleNamespace(x=x, y=y) for x, y in ((0.25, 0.5), (0.5, 0.75), (0.3, 0.6))]
-        sides = [[SimpleNamespace(category_name=side)] for side in ("Left", "Right")]
+        sides = [[SimpleNamespace(category_name=side, score=0.9)] for side in ("Left", "Right")]
         return SimpleNamespace(hand_landmarks=[points, points], handedness=sides)
 
 

@@ -338,7 +338,9 @@ def test_clip_losses_make_a_clip_consistent(hand, batch):
 
 def at_setup(method, **data):
     """Return the method at the start of a training on data with some attributes."""
-    method._trainer = SimpleNamespace(datamodule=SimpleNamespace(name="mine", **data))
+    method._trainer = SimpleNamespace(
+        strategy=None, datamodule=SimpleNamespace(name="mine", **data)
+    )
     method.setup("fit")
     return method
 

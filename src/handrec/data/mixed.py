@@ -76,7 +76,7 @@ class MixedSets(HandDataModule):
 
     def setup(self, stage: str) -> None:
         """Set every set up that a stage needs."""
-        for data in self._all() if stage == "fit" else [self.main]:
+        for data in self._all() if stage in ("fit", "") else [self.main]:
             data.setup(stage)
 
     @property

@@ -9,7 +9,7 @@ from zipfile import is_zipfile
 import torch
 
 from handrec.errors import UserError
-from handrec.methods.base import HandMethod
+from handrec.methods.base import Method
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -37,11 +37,11 @@ def class_path_of(content: dict[str, Any]) -> str | None:
     return str(path) if path else None
 
 
-def load_method(path: str | Path) -> HandMethod:
+def load_method(path: str | Path) -> Method:
     """Return the method saved in a checkpoint, on the CPU, with its weights and hyperparameters."""
     class_path = class_path_of(read_checkpoint(Path(path)))
     if class_path is None:
         raise UserError(f"{path} does not say which method wrote it")
     module, _, name = class_path.rpartition(".")
-    method: type[HandMethod] = getattr(import_module(module), name)
+    method: type[Method] = getattr(import_module(module), name)
     return method.load_from_checkpoint(path, map_location="cpu", weights_only=True)
