@@ -1,12 +1,17 @@
 """Skin: what is where, seen in the painted textures and not in the painter's own maps."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from tests.standins import standin_mano
 
+from handrec.data.appearance.everyday import Everyday
 from handrec.data.appearance.noise import noise
+from handrec.data.appearance.recovered import RecoveredSkins
 from handrec.data.appearance.skin import back_tone, nail_mask, paint_skin, sample_skin
 from handrec.data.appearance.skin_bank import SkinBank, shift_tone, skin_bank
+from handrec.errors import UserError
 from handrec.hand.anatomy import DORSAL
 from handrec.hand.joints import FINGERS, JOINTS
 from handrec.hand.openhand import OpenHand
@@ -181,6 +186,51 @@ def test_shifts_of_tone_meet_their_target(hand):
 def test_banks_are_kept(hand):
     assert skin_bank(hand, 64, 2, 0) is skin_bank(hand, 64, 2, 0)
     assert skin_bank(hand, 64, 2, 0) is not skin_bank(hand, 64, 2, 1)
+
+
+def write_texture(folder, name, colour, model="OpenHand"):
+    folder.mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / f"{name}.png"), np.full((32, 32, 3), colour[::-1], np.uint8))
+    (folder / f"{name}.json").write_text(f'{{"hand_model": "{model}"}}')
+
+
+def test_recovered_skins_follow_the_painted_ones_and_are_worn_by_their_share(hand, tmp_path):
+    colours = [(150, 100, 80), (90, 60, 50)]
+    for name, colour in zip("ba", reversed(colours), strict=True):  # by name
+        write_texture(tmp_path, name, colour)
+    cv2.imwrite(str(tmp_path / "b_views.png"), np.zeros((8, 8, 3), np.uint8))  # is no texture
+    skins = RecoveredSkins(str(tmp_path), share=0.25, painted=3)
+    bank = skin_bank(hand, 64, skins, 0)
+    assert bank is skin_bank(hand, 64, RecoveredSkins(str(tmp_path), 0.25, 3), 0)
+    painted = skin_bank(hand, 64, 3, 0)
+    torch.testing.assert_close(bank.tone[:3], painted.tone)
+    texture = bank.textures(torch.tensor([3, 4]))
+    expected = torch.tensor(colours)[..., None, None].expand(2, 3, 64, 64) / 255
+    torch.testing.assert_close(texture, expected, atol=1 / 255, rtol=0)
+    lab = srgb_to_lab(expected)[..., 0, 0]
+    torch.testing.assert_close(bank.tone[3:], lab, atol=0.5, rtol=0)
+    who = Everyday(skins)._identities(torch.linspace(0, 1, 4001)[:-1], 5)
+    share = torch.bincount(who, minlength=5) / len(who)
+    torch.testing.assert_close(
+        share, torch.tensor([0.25, 0.25, 0.25, 0.125, 0.125]), atol=1e-3, rtol=0
+    )
+
+
+def test_textures_that_do_not_fit_are_refused(hand, tmp_path):
+    with pytest.raises(UserError, match="no texture"):
+        RecoveredSkins(str(tmp_path / "none")).read(hand, 64)
+    with pytest.raises(UserError, match="share lies in"):
+        RecoveredSkins("x", share=2.0)
+    write_texture(tmp_path / "mano", "a", (9, 9, 9), model="Mano")
+    with pytest.raises(UserError, match="a texture of Mano, not of OpenHand"):
+        RecoveredSkins(str(tmp_path / "mano")).read(hand, 64)
+    write_texture(tmp_path / "wide", "a", (9, 9, 9))
+    cv2.imwrite(str(tmp_path / "wide" / "a.png"), np.zeros((8, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="9 x 8 texels; textures are square"):
+        RecoveredSkins(str(tmp_path / "wide")).read(hand, 64)
+    (tmp_path / "wide" / "a.json").write_text("[]")
+    with pytest.raises(UserError, match="does not say which hand_model"):
+        RecoveredSkins(str(tmp_path / "wide")).read(hand, 64)
 
 
 def test_noise_is_standard_and_as_coarse_as_asked():

@@ -193,3 +193,65 @@ def test_vertex_penetration_of_hands(hand):
     assert depth[0] == 0
     assert 0.004 < depth[1] < 0.009  # at most half a finger
     assert depth[2] > 0.01  # finger tips in the palm
+
+
+def agrees(found, inside):
+    """A vertex before the tangent plane of a coarse mesh's nearest vertex has no depth, if inside."""
+    assert not found[~inside].any()
+    assert found[inside].float().mean() > 0.9
+
+
+def test_what_is_inside_is_what_a_naive_winding_number_says(hand):
+    parts = hand_parts(hand)
+    fist = {f"{f}_{j}": ("bend", b) for f in FINGERS[1:] for j, b in zip(
+        ("mcp", "pip", "dip"), (95, 100, 60), strict=True)}  # fmt: skip
+    pose = pose_from_angles(angles_with(**fist), hand.joint_axes)
+    vertices = hand.decode(pose, torch.zeros(1, 10), torch.zeros(1, 3)).vertices
+    found = vertex_penetration(vertices, hand.faces, parts)[0] > 0
+    tip = KINEMATIC_JOINTS.index("middle_dip")
+    mine = torch.nonzero(parts.part == tip)[:, 0]
+    triangles = vertices[0, hand.faces[parts.apart[tip][parts.part[hand.faces[:, 0]]]]].numpy()
+    inside = []
+    for point in vertices[0, mine].numpy():
+        turns = 0.0
+        for a, b, c in triangles.astype(float) - point:
+            la, lb, lc = (np.linalg.norm(x) for x in (a, b, c))
+            around = la * lb * lc + (a @ b) * lc + (b @ c) * la + (c @ a) * lb
+            turns += 2 * math.atan2(np.linalg.det([a, b, c]), around)
+        inside.append(turns / (4 * math.pi) > 0.5)
+    inside = torch.tensor(inside)
+    assert 10 < inside.sum() < len(mine)
+    agrees(found[mine], inside)
+
+
+def crossings(points, triangles, direction):
+    """Return how often a ray from each point meets triangles (Moeller and Trumbore)."""
+    a, b, c = triangles.transpose(1, 0, 2)
+    across = np.cross(direction, c - a)
+    scale = (across * (b - a)).sum(1)
+    offset = points[:, None] - a
+    u = (offset * across).sum(2) / scale
+    other = np.cross(offset, b - a)
+    v, t = (other @ direction) / scale, (other * (c - a)).sum(2) / scale
+    return ((u > 0) & (v > 0) & (u + v < 1) & (t > 0)).sum(1)
+
+
+def test_a_hand_in_another_is_found_as_rays_find_it(hand):
+    """Two whole hands, closed surfaces: one pushed through the other."""
+    turn = axis_angle_to_matrix(torch.tensor([[1.2, 0.3, 0.1]]))[0]
+    hands = [hand.template, hand.template @ turn.T + 0.002]
+    count = len(hand.template)
+    parts = Parts(torch.arange(2).repeat_interleave(count), ~torch.eye(2, dtype=torch.bool))
+    faces = torch.cat([hand.faces, hand.faces + count])
+    depth = vertex_penetration(torch.cat(hands)[None], faces, parts)[0].split(count)
+    for index, found in enumerate(depth):
+        points, triangles = (
+            x.double().numpy() for x in (hands[index], hands[1 - index][hand.faces])
+        )
+        met = crossings(points, triangles, np.array([0.31, 0.87, -0.37]))
+        inside = torch.from_numpy(met % 2 == 1)
+        assert inside.sum() > 50
+        near = (
+            torch.cdist(hands[index], hands[1 - index]).amin(1) < 0.015
+        )  # deeper is not looked for
+        agrees((found > 0)[near], inside[near])

@@ -1,5 +1,6 @@
 """The whole evaluator against the naive one, its masks, its guards and its merging."""
 
+import math
 import warnings
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from handrec.hand.anatomy import hand_parts, pose_from_angles, vertex_penetration
+from handrec.hand.joints import KINEMATIC_JOINTS
+from handrec.hand.openhand import OpenHand
 from handrec.metrics.hand import HandMetrics, suspicions
 from handrec.metrics.keypoints import KEYPOINTS
 from tests.metrics import naive
@@ -198,3 +202,26 @@ def test_two_processes_agree_with_one(tmp_path):
         assert sorted(results.pop("ids").tolist()) == [0, 1, 2, 3, 4, 5]
         for name, value in expected.items():
             torch.testing.assert_close(results[name], value, msg=name)
+
+
+def test_hands_that_run_into_themselves_are_measured_labelled_or_not():
+    hand = OpenHand()
+    angles = torch.zeros(2, 15, 3)
+    angles[1, KINEMATIC_JOINTS.index("middle_mcp") - 1, 1] = -math.radians(14)  # into the index
+    pose = pose_from_angles(angles, hand.joint_axes)
+    translation = torch.tensor([[0.0, 0.0, 0.6]]).expand(2, 3)
+    vertices, joints = hand.decode(pose, torch.zeros(2, 10), translation)
+    nothing = torch.zeros(2)
+    batch = fake_batch(2)._replace(
+        vertices=vertices, joints_3d=joints, has_joints_3d=nothing, has_vertices=nothing
+    )
+    prediction = predict(fake_batch(2))._replace(vertices=vertices, joints=joints)
+    figures = measured(prediction, batch, hand=hand, warn=False).samples().values
+    assert figures["pa_mpjpe"].isnan().all()
+    depth = vertex_penetration(vertices, hand.faces, hand_parts(hand))
+    assert figures["penetration"][0] == figures["penetration_share"][0] == 0
+    assert 4 < figures["penetration"][1] < 9  # mm: at most half a finger
+    assert figures["penetration"][1].item() == pytest.approx(1000 * float(depth[1].max()), abs=0.01)
+    share = int((depth[1] > 0).sum()) / depth.shape[1]
+    assert figures["penetration_share"][1].item() == pytest.approx(share)
+    assert "penetration" not in measured(prediction, batch, warn=False).samples().values

@@ -55,8 +55,9 @@ class CycleStrips(pl.Callback):
         batch: HandBatch,
         batch_idx: int,
     ) -> None:
-        """Keep some pictures."""
-        if self._batches or not trainer.is_global_zero:
+        """Keep some pictures; phase 1 has no cycle to show."""
+        assert isinstance(pl_module, CycleHand)
+        if self._batches or not trainer.is_global_zero or pl_module.phase == "base":
             return
         count, device = len(batch.image), batch.image.device
         rows = torch.linspace(0, count - 1, min(self.hands, count)).round().long()
