@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,6 +37,10 @@ def threads():
     torch.set_num_threads(count)
 
 
+def _gnu_openmp():
+    return any("libgomp" in path.name for path in (Path(torch.__file__).parent / "lib").iterdir())
+
+
 def draw():
     vertices, faces = soup()
     vertices = vertices.repeat(2, 1, 1)[:3].requires_grad_()
@@ -54,6 +59,30 @@ def test_threads_do_not_change_the_result(threads):
     for other in results[1:]:
         for one, another in zip(results[0], other, strict=True):
             torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-5)
+
+
+WAIT = """
+import os, time, torch
+from handrec.render.warp_backend import WarpRasterizer
+torch.set_num_threads(os.cpu_count())
+screen = torch.tensor([[[1.0, 1, 1], [6, 1, 1], [1, 6, 1]]]).repeat(8, 1, 1)
+WarpRasterizer().cover(screen, torch.tensor([[0, 1, 2]]), (8, 8))
+torch.zeros(1 << 20).add_(1)
+start = time.process_time()
+time.sleep(0.3)
+print(time.process_time() - start)
+"""
+
+
+@pytest.mark.skipif(not _gnu_openmp(), reason="another OpenMP than GNU's")
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core")
+def test_idle_threads_leave_the_cores_to_the_kernels():
+    """The process takes no time while it sleeps, though torch's threads could wait in a loop."""
+    long = {**os.environ, "GOMP_SPINCOUNT": "100000000"}
+    run = subprocess.run(
+        [sys.executable, "-c", WAIT], env=long, capture_output=True, text=True, check=True
+    )
+    assert float(run.stdout) < 0.01
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

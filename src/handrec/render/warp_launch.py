@@ -129,7 +129,16 @@ def _no_driver_warning() -> Iterator[None]:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count())
+    return ThreadPoolExecutor(os.cpu_count(), initializer=_own_team)
+
+
+def _own_team() -> None:
+    """Start a team of OpenMP's threads in a thread of ours.
+
+    Torch's threads wait for its next operation in a loop, for some 10 ms, on the very cores that
+    the kernels need. When there are more of OpenMP's threads than cores, GNU's lets them sleep.
+    """
+    torch.zeros(1 << 16).add_(1)
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
