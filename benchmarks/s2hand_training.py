@@ -123,7 +123,9 @@ def main() -> None:
             print(measured, flush=True)
             if chosen.out:
                 out = chosen.out.with_stem(f"{chosen.out.stem}-{budget}-{row}-{seed}")
-                config = {"scale": chosen.scale} | ({"epochs": chosen.epochs} if chosen.epochs else {})
+                config = {"scale": chosen.scale} | (
+                    {"epochs": chosen.epochs} if chosen.epochs else {}
+                )
                 write_record(out, f"s2hand {budget}", measured, config, seconds=seconds)
 
 

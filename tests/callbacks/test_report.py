@@ -162,6 +162,8 @@ def test_the_terminal_shows_the_same_table(tmp_path, capsys):
             "12",
             *(f"{figures[name]:.2f}" for name in ("mpjpe", "pa_mpjpe", "mpvpe", "pa_mpvpe")),
             *(f"{figures[name]:.3f}" for name in ("pa_auc_j", "pa_f5", "pa_f15")),
+            f"{figures['penetration']:.2f}" if "penetration" in figures else "–",
+            f"{figures['penetration_share']:.3f}" if "penetration" in figures else "–",
         ]
     assert "reflections" in printed
     assert "wrist" in printed

@@ -167,11 +167,12 @@ def test_fingerprints_tell_splits(data):
 
 @pytest.mark.parametrize("name", SETS)
 def test_augmentation_keeps_labels_exact(name, folder):
-    data = build(name, folder, augmentation=Augmentation(rotation=90.0))
+    augmentation = Augmentation(rotation=90.0)
+    data = build(name, folder, augmentation=augmentation)
     data.prepare_data()
     data.setup("")
     for batch in batches(data, data.train_dataloader()):
-        turned = data.augmentation.augment(batch)
+        turned = augmentation.augment(batch)
         labelled = turned.has_joints_3d > 0
         seen = project(turned.joints_3d, turned.intrinsics)[labelled]
         torch.testing.assert_close(seen, turned.keypoints_2d[labelled], atol=1e-2, rtol=0)

@@ -101,7 +101,7 @@ def test_noise_has_its_deviation_in_half_of_the_pictures(eight):
     deviation = after.flatten(1).std(1)
     noisy = changes.noisy > 0
     assert 0.3 < noisy.float().mean() < 0.7
-    assert deviation[~noisy].max() == 0
+    assert deviation[~noisy].max() < 1e-6
     torch.testing.assert_close(deviation[noisy].mean(), torch.tensor(0.04), atol=0.002, rtol=0)
     first, second = after[noisy][:2].flatten(1) - 0.5
     assert torch.corrcoef(torch.stack([first, second]))[0, 1].abs() < 0.1

@@ -196,7 +196,7 @@ def test_vertex_penetration_of_hands(hand):
 
 
 def agrees(found, inside):
-    """A vertex before the tangent plane of a coarse mesh's nearest vertex has no depth, if inside."""
+    """A vertex before the tangent plane of the nearest one of a coarse mesh has no depth."""
     assert not found[~inside].any()
     assert found[inside].float().mean() > 0.9
 

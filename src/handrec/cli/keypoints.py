@@ -170,7 +170,7 @@ def _by_network(args: argparse.Namespace) -> tuple[list[Found], list[str]]:
     if hasattr(method, "reconstruct"):
         find: Finder = lambda batch: method.reconstruct(batch).keypoints_2d  # noqa: E731
     elif hasattr(method, "keypoints"):
-        find = lambda batch: method.keypoints.find(batch.image)[-1]  # noqa: E731
+        find = lambda batch: method.keypoints.find(batch.image).keypoints[-1]  # noqa: E731
     else:
         raise UserError(f"{path}: a {type(method).__name__} finds no keypoints")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
