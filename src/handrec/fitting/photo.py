@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from handrec.data.boxes import Side, read_json
 from handrec.data.crops import Box, crop_affine, crop_intrinsics, square_box, warp
-from handrec.data.photos import Side
-from handrec.data.photos import _read_json as read_json
 from handrec.errors import UserError
 from handrec.types import HandBatch
 
