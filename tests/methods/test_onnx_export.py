@@ -2,6 +2,7 @@ import json
 import sys
 from functools import partial
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,14 @@ def s2hand(hand):
 def cyclehand(hand):
     head = partial(IterativeRegressor, width=32)
     return CycleHand(backbone(), head, hand, WarpRasterizer(), texture_size=32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchecked_shapes():
+    """Tracing passes symbols where the tests' type checks want integers."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 METHODS = {"handmim": handmim, "s2hand": s2hand, "cyclehand": cyclehand}
@@ -106,10 +115,26 @@ def test_a_fixed_batch_is_fixed(tmp_path):
     assert [x.shape for x in session.get_inputs()] == [[1, 3, SIZE, SIZE], [1, 3, 3]]
 
 
+class FixesItsBatch(CycleHand):
+    def reconstruct(self, batch):
+        found = super().reconstruct(batch)
+        return found._replace(betas=torch.zeros(len(batch.image), 10))
+
+
+@pytest.mark.slow
+def test_a_network_that_fixes_its_batch_is_not_written_as_one_that_does_not(tmp_path):
+    pytest.importorskip("onnxscript")
+    method = cyclehand(OpenHand())
+    method.__class__ = FixesItsBatch
+    with pytest.raises(UserError, match="FixesItsBatch fixes its batch size"):
+        export_onnx(method, tmp_path / "a.onnx", SIZE)
+    assert not (tmp_path / "a.onnx").exists()
+
+
 @pytest.mark.parametrize("opset", [9, 17, 99])
 def test_an_opset_that_is_not_supported_is_refused(tmp_path, opset):
     with pytest.raises(UserError, match=f"opset {opset}: choose from 18 to 23"):
-        export_onnx(None, tmp_path / "a.onnx", SIZE, opset=opset)
+        export_onnx(cyclehand(OpenHand()), tmp_path / "a.onnx", SIZE, opset=opset)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
@@ -118,4 +143,4 @@ def test_a_missing_extra_is_named_with_what_to_type(tmp_path, monkeypatch, packa
     find = lambda name: None if name == package else known(name, name)  # noqa: E731
     monkeypatch.setattr("handrec.methods.onnx_export.find_spec", find)
     with pytest.raises(UserError, match=rf'needs {package}: pip install "handrec\[onnx\]"'):
-        export_onnx(None, tmp_path / "a.onnx", SIZE)
+        export_onnx(cyclehand(OpenHand()), tmp_path / "a.onnx", SIZE)

@@ -83,8 +83,9 @@ def read_target(
         camera: file with ``K``, or None for an assumed one.
         side: ``right`` or ``left``.
     """
+    from handrec.data.boxes import read_intrinsics
     from handrec.data.crops import default_intrinsics, read_image, square_box
-    from handrec.data.photos import PhotoHand, read_intrinsics
+    from handrec.data.photos import PhotoHand
     from handrec.errors import UserError
     from handrec.fitting.photo import CROP_SCALE, crop_hand, joints_box, read_keypoints
 

@@ -82,7 +82,7 @@ def read_video_boxes(path: Path, side: Side) -> dict[str, tuple[bool, VideoBoxes
 
 def _read_names(path: Path) -> dict[str, Any]:
     """Return the entries of a boxes file by name."""
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f'{path}: not of the form {{"photo.jpg": [{{"box": ...}}, ...], ...}}')
     return content
@@ -181,7 +181,7 @@ def read_intrinsics(
     path: Path,
 ) -> Float[np.ndarray, "3 3"] | dict[str, Float[np.ndarray, "3 3"]]:
     """Return the camera matrix of all pictures, or of each by name."""
-    content = _read_json(path)
+    content = read_json(path)
     if isinstance(content, dict):
         return {name: _parse_camera(f"{path}: {name}", matrix) for name, matrix in content.items()}
     return _parse_camera(str(path), content)
@@ -204,7 +204,7 @@ def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return array if array.shape == shape and np.isfinite(array).all() else None
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """Return a JSON file's content; errors name the line, a name may not come twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

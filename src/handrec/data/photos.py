@@ -17,7 +17,6 @@ from handrec.data.boxes import (
     place_box,
     read_boxes,
     read_cameras,
-    read_intrinsics,
 )
 from handrec.data.crops import Box, crop_affine, crop_intrinsics, read_image, warp
 from handrec.data.datamodule import HandDataModule
@@ -312,6 +311,3 @@ def find_photos(source: Path, recursive: bool) -> dict[str, Path]:
         hint = "" if recursive else "; folders in it want recursive: true"
         raise UserError(f"{source}: no images ({', '.join(sorted(IMAGES))}){hint}")
     return photos
-
-
-__all__ = ["PhotoHand", "Photos", "Side", "cut_hand", "find_photos", "read_intrinsics"]

@@ -80,7 +80,7 @@ class OpenHand(HandModel):
             offsets = coefficients.float() @ self.pose_components[: coefficients.shape[1]]
             relative = axis_angle_to_matrix(offsets.reshape(-1, 15, 3))
             fingers = self.mean_pose[1:] @ relative
-        return torch.cat([self.mean_pose[:1].expand(len(fingers), 1, 3, 3), fingers], dim=1)
+        return torch.cat([self.mean_pose[:1].expand(fingers.shape[0], 1, 3, 3), fingers], dim=1)
 
     def components_from_pose(
         self, pose: Float[Tensor, "b 16 3 3"], count: int = 45

@@ -112,6 +112,10 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
+    shapes = [tensor.shape for tensor in program.model.graph.inputs]
+    if batch_size is None and any(shape and isinstance(shape[0], int) for shape in shapes):
+        # The exporter takes a size for a constant without a word where len() of a tensor is asked.
+        raise UserError(f"{type(method).__name__} fixes its batch size: give one (--batch)")
     metadata = describe(method, image_size, batch_size) | (about or {})
     program.model.metadata_props.update(metadata)
     program.model.producer_name = "handrec"
