@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from handrec.data.boxes import Side, read_intrinsics
 from handrec.data.columns import held_out, image_size, numbered
 from handrec.data.crops import default_intrinsics
 from handrec.data.detections import detected_boxes, find_images, read_detections
 from handrec.data.keypoint_orders import PRESETS, to_canonical
 from handrec.data.labels import Annotated, LabelTable, no_labels
-from handrec.data.photos import Side, find_photos, read_intrinsics
+from handrec.data.photos import find_photos
 from handrec.data.real import RealHands
 from handrec.errors import UserError
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from handrec.data.boxes import Side
 from handrec.data.crops import read_image
 from handrec.data.json_arrays import read_json
-from handrec.data.photos import Side
 from handrec.errors import UserError
 from handrec.fitting.fit import Fit
 from handrec.fitting.photo import Keypoints, crop_hand
