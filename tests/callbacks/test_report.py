@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from handrec.callbacks.report import EvaluationReport, _examples
 from handrec.methods.base import HandMethod
 from handrec.metrics.baseline import MeanHand
-from handrec.metrics.hand import HandMetrics
+from handrec.metrics.hand import PENETRATION, HandMetrics
 from handrec.metrics.temporal import acceleration_error
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import HandBatch
@@ -115,6 +115,8 @@ def test_json_holds_what_the_metrics_compute(report):
         figures = content["results"][row]
         assert figures.pop("samples") == 12
         light = {"f5", "f15", "pa_f5", "pa_f15"} if "iteration" in row else set()
+        inside = {name: figures.pop(name, None) for name in PENETRATION}
+        assert all((value is not None) == (row == "IterativeMethod") for value in inside.values())
         assert set(figures) == set(expected) - light
         for name, value in figures.items():
             assert value == pytest.approx(expected[name].item(), abs=1e-4), (row, name)
@@ -157,12 +159,17 @@ def test_the_terminal_shows_the_same_table(tmp_path, capsys):
         (line,) = (
             line for line in printed.splitlines() if line.strip().startswith(row) and " 12 " in line
         )
+        inside = ["–", "–"]
+        if row == "FakeMethod":
+            inside = [f"{figures['penetration']:.2f}", f"{figures['penetration_share']:.3f}"]
         assert line.split()[len(row.split()) :] == [
             "12",
             *(f"{figures[name]:.2f}" for name in ("mpjpe", "pa_mpjpe", "mpvpe", "pa_mpvpe")),
             *(f"{figures[name]:.3f}" for name in ("pa_auc_j", "pa_f5", "pa_f15")),
+            *inside,
         ]
     assert "reflections" in printed
+    assert "run into itself" in printed
     assert "wrist" in printed
 
 
