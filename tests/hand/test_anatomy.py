@@ -196,9 +196,9 @@ def test_vertex_penetration_of_hands(hand):
 
 
 def agrees(found, inside):
-    """A vertex before the tangent plane of the nearest one of a coarse mesh has no depth."""
+    """Vertices that seem clearly outside are not looked at: a few may be missed, none made up."""
     assert not found[~inside].any()
-    assert found[inside].float().mean() > 0.9
+    assert found[inside].float().mean() > 0.95
 
 
 def test_what_is_inside_is_what_a_naive_winding_number_says(hand):

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handrec.geometry.mesh import vertex_normals
+from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
 from handrec.hand.joints import FINGERS, JOINTS, KINEMATIC_JOINTS, KINEMATIC_PARENTS, PARENTS
 from handrec.types import Hand
@@ -244,8 +244,10 @@ def vertex_penetration(
 
     A vertex is inside if these parts wind about it by more than half a turn (A. Jacobson et al.,
     "Robust Inside-Outside Segmentation Using Generalized Winding Numbers", SIGGRAPH 2013): they
-    need not be closed where they were cut from the rest. Its depth is its distance from the tangent
-    plane of their nearest vertex, at most :data:`DEEPEST`. For evaluation; no gradient.
+    need not be closed where they were cut from the rest. Its depth is its distance from the plane
+    of the nearest of their faces that it lies behind. Not looked at are vertices that are farther
+    than :data:`DEEPEST` from each part or clearly before its nearest vertex's tangent plane. For
+    evaluation; no gradient.
 
     Args:
         vertices: metres, any frame.
@@ -255,18 +257,34 @@ def vertex_penetration(
     # About their own middle: distances are taken by a matrix product, which loses digits far off.
     vertices = vertices.float() - vertices.float().mean(1, keepdim=True)
     apart = parts.apart[parts.part][:, parts.part]
-    together = torch.where(apart, 0.0, torch.inf)
     # A face belongs to the part of its first corner.
     counts = apart[:, faces[:, 0]]
     normals = vertex_normals(vertices, faces)
     depth = torch.zeros_like(vertices[..., 0])
     for points, normal, found in zip(vertices, normals, depth, strict=True):
-        distance, nearest = torch.cdist(points, points).add_(together).min(1)
-        below = -((points - points[nearest]) * normal[nearest]).sum(1)
-        rows = ((below > 0) & (distance < DEEPEST)).nonzero()[:, 0]
-        turns = _winding(points[rows], points, faces, counts[rows])
-        found[rows] = below[rows] * (turns > 0.5)
+        rows = _suspects(points, normal, parts)
+        inside = rows[_winding(points[rows], points, faces, counts[rows]) > 0.5]
+        found[inside] = _depth(points[inside], points, faces, counts[inside])
     return depth
+
+
+def _suspects(
+    points: Float[Tensor, "v 3"], normals: Float[Tensor, "v 3"], parts: Parts
+) -> Int[Tensor, " n"]:
+    """Return the vertices that may be inside of a part: all others are clearly outside."""
+    order = parts.part.argsort()
+    sizes = torch.bincount(parts.part, minlength=len(parts.apart)).tolist()
+    suspect = torch.zeros_like(parts.part, dtype=torch.bool)
+    blocks = torch.cdist(points, points[order]).split(sizes, dim=1)
+    for part, (block, members) in enumerate(zip(blocks, order.split(sizes), strict=True)):
+        if not len(members):
+            continue
+        distance, nearest = block.min(1)
+        nearest = members[nearest]
+        above = ((points - points[nearest]) * normals[nearest]).sum(1)
+        close = (distance < DEEPEST) & (above < distance / 2)
+        suspect |= close & parts.apart[part][parts.part]
+    return suspect.nonzero()[:, 0]
 
 
 def _winding(
@@ -292,3 +310,17 @@ def _winding(
     products = (sa + sb - ab) * lc + (sb + sc - bc) * la + (sc + sa - ca) * lb
     angles = 2 * torch.atan2(volume, lengths + products / 2)
     return (angles * (counts & (lengths > 0))).sum(1) / (4 * math.pi)
+
+
+def _depth(
+    places: Float[Tensor, "n 3"],
+    vertices: Float[Tensor, "v 3"],
+    faces: Int[Tensor, "f 3"],
+    counts: Bool[Tensor, "n f"],
+) -> Float[Tensor, " n"]:
+    """Return the distance of points from the plane of the nearest face that they lie behind."""
+    centres = vertices[faces].mean(1)
+    normals = F.normalize(face_normals(vertices, faces), dim=1, eps=1e-20)
+    behind = (centres * normals).sum(1) - places @ normals.mT
+    distance = torch.cdist(places, centres).masked_fill(~counts | (behind <= 0), torch.inf)
+    return behind.gather(1, distance.argmin(1, keepdim=True))[:, 0].relu()
