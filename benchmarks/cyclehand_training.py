@@ -5,25 +5,22 @@
 
 For each seed the experiment `cyclehand_base` is trained once; every row then goes on from it for
 the same number of steps on the same pictures, and is evaluated on `test`, `test_hard_views` and
-`test_shift`. Each row is one command, which is printed. Rows of the ablation add one term each to
-the row before; `sampled` adds drawings of random hands instead of reconstructed ones.
+`test_shift`. A run that is in `lightning_logs/` already, by the name `cyclehand-<row>-<scale>-
+<seed>`, is not trained again. Rows of the ablation add one term each to the row before; `sampled`
+adds drawings of random hands instead of reconstructed ones.
 
 The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at least 10 % lower on
 `test_shift`, on `test` at most 2 % higher; with the mechanical terms less penetration.
 """
 
 import argparse
-import json
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from _runs import evaluated, trained, without
 from handrec.cli import runs
 from handrec.records import write_record
 
-HANDREC = Path(sys.executable).with_name("handrec")
 SPLITS = ("test", "test_hard_views", "test_shift")
 FIGURES = ("pa_mpjpe", "pa_mpvpe", "mpjpe", "penetration", "penetration_share")
 
@@ -35,11 +32,6 @@ _TERMS = (
     ("contrastive", ("contrast",)),
     ("mechanical", ("limits", "penetration")),
 )
-
-
-def without(*names: str) -> list[str]:
-    """Return the options that turn terms off."""
-    return [f"--model.init_args.weights.{name}=0" for name in names]
 
 
 def ablation() -> dict[str, list[str]]:
@@ -57,42 +49,20 @@ def ablation() -> dict[str, list[str]]:
     return table
 
 
-def handrec(*arguments: str) -> None:
-    """Run a command, and print it."""
-    print("handrec", shlex.join(arguments), flush=True)
-    subprocess.run([HANDREC, *arguments], check=True)
-
-
-def train_base(scale: str, seed: int) -> Path:
-    """Return the checkpoint of phase 1, trained without mechanical terms."""
-    choice = [f"--scale={scale}", f"--seed_everything={seed}"]
-    handrec("fit", "--exp=cyclehand_base", *choice, *without("limits", "penetration"))
-    return runs.choose_checkpoint(newest("cyclehand_base"), "last")
-
-
-def newest(experiment: str) -> Path:
-    """Return the directory of an experiment's newest run."""
-    return [run.path for run in runs.all_runs() if run.experiment == experiment][-1]
-
-
-def train_and_test(scale: str, seed: int, checkpoint: Path, options: list[str]) -> dict[str, float]:
+def measure(scale: str, seed: int, row: str) -> dict[str, float | None]:
     """Return seconds and errors of one row, by split."""
-    start = time.perf_counter()
     choice = [f"--scale={scale}", f"--seed_everything={seed}"]
-    handrec(
-        "fit", "--exp=cyclehand", *choice, f"--model.init_args.checkpoint={checkpoint}", *options
-    )
-    trained = time.perf_counter()
-    run = newest("cyclehand")
-    handrec("test", f"--run={run}", "--which=last")
-    (report,) = (run / "eval").glob("*/metrics.json")
-    splits = json.loads(report.read_text())["splits"]
-    figures = {"train_s": round(trained - start, 1)}
+    plain = without("limits", "penetration")
+    base, _ = trained(f"cyclehand_base-{scale}-{seed}", "--exp=cyclehand_base", *choice, *plain)
+    start = f"--model.init_args.checkpoint={runs.choose_checkpoint(base, 'last')}"
+    name = f"cyclehand-{row}-{scale}-{seed}"
+    run, seconds = trained(name, "--exp=cyclehand", *choice, start, *ablation()[row])
+    splits = evaluated(run)
+    figures = {"train_s": seconds}
     for split in SPLITS:
-        results = splits[split]["results"]["CycleHand"]
-        for name in FIGURES:
-            unit = "" if name.endswith("share") else "_mm"
-            figures[f"{split}_{name}{unit}"] = results[name]
+        for figure in FIGURES:
+            unit = "" if figure.endswith("share") else "_mm"
+            figures[f"{split}_{figure}{unit}"] = splits[split]["CycleHand"][figure]
     return figures
 
 
@@ -106,10 +76,8 @@ def main() -> None:
     chosen = parser.parse_args()
     start, measured = time.perf_counter(), []
     for seed in chosen.seeds:
-        checkpoint = train_base(chosen.scale, seed)
         for row in chosen.rows:
-            figures = train_and_test(chosen.scale, seed, checkpoint, ablation()[row])
-            measured.append({"row": row, "seed": seed, **figures})
+            measured.append({"row": row, "seed": seed, **measure(chosen.scale, seed, row)})
             print(measured[-1], flush=True)
             if chosen.out:  # after every run: nothing is lost if the next one fails
                 name, config = f"cyclehand {chosen.scale}", {"scale": chosen.scale}

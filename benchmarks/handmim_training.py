@@ -8,28 +8,21 @@ PyMAF head to the last. `set_up_s` is left to `time make setup` on a fresh clone
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from _runs import evaluated, handrec
 from handrec.cli import runs
 from handrec.records import write_record
-
-HANDREC = Path(sys.executable).with_name("handrec")
 
 
 def train_and_test(experiment: str, scale: str, seed: int) -> dict[str, float | int]:
     """Return seconds and errors of one seed of an experiment, on the test split."""
     start = time.perf_counter()
-    choice = [f"--scale={scale}", f"--seed_everything={seed}"]
-    subprocess.run([HANDREC, "fit", f"--exp={experiment}", *choice], check=True)
+    handrec("fit", f"--exp={experiment}", f"--scale={scale}", f"--seed_everything={seed}")
     trained = time.perf_counter()
-    subprocess.run([HANDREC, "test", f"--run={experiment}"], check=True)
+    results = evaluated(runs.resolve(experiment))["test"]
     tested = time.perf_counter()
-    (report,) = (runs.resolve(experiment) / "eval").glob("*/test/metrics.json")
-    results = json.loads(report.read_text())["results"]
     mean = results["mean hand"]["pa_mpjpe"]
     iterations = {
         name.replace("iteration ", "pa_mpjpe_mm_iteration_"): row["pa_mpjpe"]

@@ -12,26 +12,17 @@ longer budget at most 0.65 times, and at most 1.4 times that of `labelled` for a
 """
 
 import argparse
-import json
-import os
-import shlex
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from handrec.cli import runs
-from handrec.errors import UserError
+from _runs import evaluated, trained, without
 from handrec.losses.hand import total
 from handrec.methods.handmim import HandMIMWeights, supervised_terms
 from handrec.methods.s2hand import S2HAND, heatmap_terms
 from handrec.records import write_record
 from handrec.types import HandBatch
 
-HANDREC = Path(sys.executable).with_name("handrec")
 MODEL = "--model.init_args"
 NO_PICTURES = [f"{MODEL}.appearance=null"]
 
@@ -47,11 +38,6 @@ class Labelled(S2HAND):
         return labels + total(heatmap_terms(seen.found, batch, self.weights), self.weights)
 
 
-def without(*names: str) -> list[str]:
-    """Return the options that turn terms off."""
-    return [f"{MODEL}.weights.{name}=0" for name in names]
-
-
 ROWS = {
     "full": [],
     "keypoints_only": [
@@ -63,31 +49,6 @@ ROWS = {
     "no_consistency": without("consistency"),
     "labelled": ["--model=s2hand_training.Labelled", *NO_PICTURES],
 }  # fmt: skip
-
-
-def handrec(*arguments: str) -> None:
-    """Run a command, and print it."""
-    print("handrec", shlex.join(arguments), flush=True)
-    here = str(Path(__file__).parent)
-    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    subprocess.run([HANDREC, *arguments], check=True, env={**os.environ, "PYTHONPATH": path})
-
-
-def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
-    """Return the run of that name and the seconds it took; None if it was there already."""
-    try:
-        return runs.resolve(name), None
-    except UserError:
-        start = time.perf_counter()
-        handrec("fit", f"--name={name}", *arguments)
-        return runs.resolve(name), time.perf_counter() - start
-
-
-def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
-    """Return the results of a run's last weights, by split and by what was measured."""
-    handrec("test", f"--run={run}", "--which=last", *arguments)
-    (report,) = (run / "eval").glob("*/metrics.json")
-    return {k: v["results"] for k, v in json.loads(report.read_text())["splits"].items()}
 
 
 def figures(run: Path) -> dict[str, float]:

@@ -153,6 +153,11 @@ def test_copies_of_a_picture_are_on_one_side_of_the_split(root):
     assert [len(data.crops(split)) for split in ("train", "val")] == [3 * len(s) for s in sides]
 
 
+def test_a_handful_of_pictures_may_serve_twice(root):
+    data = prepared(reader(root, val_share=0.0))
+    assert [len(data.crops(split)) for split in ("train", "val")] == [6, 6]
+
+
 def test_a_file_of_its_own_to_evaluate_on(root):
     (root / "test.json").write_text((root / "annotations.json").read_text())
     data = prepared(reader(root, annotations="annotations.json", test_annotations="test.json"))

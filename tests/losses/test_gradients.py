@@ -71,6 +71,7 @@ def losses():
         "motion_loss": (
             lambda x: temporal.motion_loss(axis_angle_to_matrix(x), clips, k), frames,
         ),
+        "smooth_loss": (lambda x: temporal.smooth_loss(x, clips, k), frames),
         "spread_loss": (lambda x: temporal.spread_loss(x, clips, k), frames),
     }  # fmt: skip
 

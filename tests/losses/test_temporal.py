@@ -69,9 +69,28 @@ def test_constant_speed_costs_nothing_and_anything_else_does():
     assert loss.motion_loss(rotations, clips, weight) == 0
 
 
+def test_joints_on_a_line_cost_nothing_and_others_their_way_off_it():
+    frames = torch.tensor([3, 4, 6, 7, 9])
+    weight = torch.ones(5, dtype=torch.float64)
+    clips = find_clips(torch.zeros(5, dtype=torch.long), frames)
+    generator = torch.Generator().manual_seed(0)
+    start, speed = torch.randn(2, 21, 3, generator=generator, dtype=torch.float64)
+    wander = torch.randn(5, 1, 3, generator=generator, dtype=torch.float64)
+    joints = start + speed * frames[:, None, None] + wander  # the whole hand may go anywhere
+    assert loss.smooth_loss(joints, clips, weight) < 2e-6
+    joints[2, 8] += torch.tensor([0.0, 0.03, 0.04])
+    expected = 0.05 / 21 / 3  # one of 21 joints, one of three frames
+    assert loss.smooth_loss(joints, clips, weight).item() == pytest.approx(expected, abs=2e-6)
+    weight[0] = 0  # nothing is expected of a clip without a confident end
+    assert loss.smooth_loss(joints, clips, weight) == 0
+
+
 def test_still_hands_have_finite_gradients():
-    vectors = torch.zeros(3, 15, 3).requires_grad_()
     clips = find_clips(torch.zeros(3, dtype=torch.long), torch.arange(3))
+    joints = torch.zeros(3, 21, 3).requires_grad_()
+    value = loss.smooth_loss(joints, clips, torch.ones(3))
+    assert torch.autograd.grad(value, joints)[0].isfinite().all()
+    vectors = torch.zeros(3, 15, 3).requires_grad_()
     value = loss.motion_loss(axis_angle_to_matrix(vectors), clips, torch.ones(3))
     assert value == 0
     assert torch.autograd.grad(value, vectors)[0].isfinite().all()
@@ -98,6 +117,7 @@ def test_single_pictures_cost_nothing():
     values = torch.randn(4, 10).requires_grad_()
     rotations = axis_angle_to_matrix(torch.randn(4, 15, 3))
     assert loss.motion_loss(rotations, clips, torch.ones(4)) == 0
+    assert loss.smooth_loss(torch.randn(4, 21, 3), clips, torch.ones(4)) == 0
     value = loss.spread_loss(values, clips, torch.ones(4))
     assert value == 0
     assert not torch.autograd.grad(value, values)[0].any()

@@ -61,7 +61,7 @@ class CocoHands(RealHands):
         keypoints: name of an order, or 21 names, where the file has none.
         side: of hands of which the file does not say.
         val_share: of the images, for validation, by a hash of the annotated keypoints: copies of
-            a picture in other colours stay together.
+            a picture in other colours stay together. 0 trains and validates on all of them.
         box_scale: side of the crop over the longer side of the hand's box.
         **options: see :class:`~handrec.data.real.RealHands`.
     """
@@ -147,7 +147,7 @@ class CocoHands(RealHands):
     def select(self, split: str, table: LabelTable) -> Int[Tensor, " s"]:
         """Return the samples of a split: images go to one side or the other together."""
         samples = torch.arange(len(table))
-        if split == "test" and self.test_annotations is not None:
+        if (split == "test" and self.test_annotations is not None) or self.val_share == 0:
             return samples
         names = _groups(table)
         chosen = held_out(names, self.val_share)

@@ -41,7 +41,8 @@ class DetectedHands(RealHands):
             that want metres do not train.
         keypoints: name of the file's order of joints, or 21 names.
         side: of all hands.
-        val_share: of the images, for validation, by a hash of their names.
+        val_share: of the images, for validation, by a hash of their names. 0 trains and validates
+            on all of them.
         box_scale: side of the crop over the longer side of the box around the confident joints.
         **options: see :class:`~handrec.data.real.RealHands`.
     """
@@ -138,10 +139,12 @@ class DetectedHands(RealHands):
 
     def select(self, split: str, table: LabelTable) -> Int[Tensor, " s"]:
         """Return the hands of a split; those of the test are those of the validation."""
+        samples = torch.arange(len(table))
+        if self.val_share == 0:
+            return samples
         names = [name.decode() for name in table.files]
         chosen = held_out(names, self.val_share)
         is_val = torch.tensor([name in chosen for name in names])
-        samples = torch.arange(len(table))
         return samples[~is_val] if split == "train" else samples[is_val]
 
     def _images(self) -> dict[str, Path]:

@@ -107,8 +107,29 @@ def motion_loss(
     # 1 - <q, e>^2 as the part of q across e: a difference of squares would lose small angles.
     along = (quaternion * expected).sum(-1, keepdim=True)
     error = (quaternion - along * expected).square().sum(-1).mean(1)
-    weight = torch.minimum(weight, torch.minimum(weight[clips.first], weight[clips.last]))
-    weight = weight * clips.between
+    weight = _between(weight, clips)
+    return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
+
+
+@full_precision
+def smooth_loss(
+    joints: Float[Tensor, "b j 3"], clips: Clips, weight: Float[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Return ``mean_{t,j} |x_tj - lerp(x_1j, x_Tj, time_t)|`` over frames between the ends.
+
+    ``x`` is relative to the first joint. A length, not its square: the pull on a jitter of a
+    millimetre is that on one of a centimetre, where that of :func:`motion_loss` fades.
+
+    Args:
+        joints: metres, the first is the wrist.
+        clips: of the batch.
+        weight: of each row; a frame counts with the smallest of its own and both ends'.
+    """
+    joints = joints - joints[:, :1]
+    time = clips.time[:, None, None].to(joints)
+    expected = torch.lerp(joints[clips.first], joints[clips.last], time)
+    error = (joints - expected).square().sum(-1).add(_EPS**2).sqrt().mean(1)
+    weight = _between(weight, clips)
     return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 
@@ -130,3 +151,9 @@ def spread_loss(
     mean = (weighted / sums.clamp(min=_EPS)[:, None])[clips.first]
     error = (flat - mean).abs().mean(1)
     return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
+
+
+def _between(weight: Tensor, clips: Clips) -> Tensor:
+    """Return the weight of frames between the ends: the smallest of their own and both ends'."""
+    ends = torch.minimum(weight[clips.first], weight[clips.last])
+    return torch.minimum(weight, ends) * clips.between

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.errors import UserError
 from handrec.losses import photometric, s2hand, temporal
@@ -26,11 +27,14 @@ class S2HANDVideoWeights(S2HANDWeights):
 
     Attributes:
         motion: squared sine of half the angle between a joint's rotation and the expected one.
+        smooth: metres that joints, relative to the wrist, are off the line between their places
+            before and after.
         same_shape: spread of shape coefficients and scale over a clip.
         same_texture: spread of the colours without light over a clip.
     """
 
     motion: float = 0.1
+    smooth: float = 0.0
     same_shape: float = 0.01
     same_texture: float = 0.005
 
@@ -75,6 +79,18 @@ class S2HANDVideo(S2HAND):
                 " the option, --data.init_args.clip.length=3"
             )
 
+    def train(self, mode: bool = True) -> "S2HANDVideo":
+        """Keep batch normalisation as it is evaluated.
+
+        Frames of a clip look alike: by the statistics of a batch with few scenes the network would
+        learn what it cannot see in evaluation.
+        """
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.eval()
+        return self
+
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""
         clips = {
@@ -93,6 +109,7 @@ class S2HANDVideo(S2HAND):
         shape = torch.cat([hand.betas, scale[:, None] / _SCALE_UNIT], dim=1)
         terms = {
             "motion": temporal.motion_loss(rotations, clips, confident),
+            "smooth": temporal.smooth_loss(hand.joints, clips, confident),
             "same_shape": temporal.spread_loss(shape, clips, confident),
         }
         if seen.appearance is not None:

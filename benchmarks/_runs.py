@@ -1,0 +1,48 @@
+"""Running the `handrec` command in benchmarks of trainings, and reading what it reports."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from handrec.cli import runs
+from handrec.errors import UserError
+
+HANDREC = Path(sys.executable).with_name("handrec")
+
+
+def handrec(*arguments: str) -> None:
+    """Run a command, and print it; classes of the benchmarks can be named in it."""
+    print("handrec", shlex.join(arguments), flush=True)
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    subprocess.run([HANDREC, *arguments], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
+    """Return the run of that name and the seconds it took; None if it was there already.
+
+    One that was cut short counts, too: remove it first.
+    """
+    try:
+        return runs.resolve(name), None
+    except UserError:
+        start = time.perf_counter()
+        handrec("fit", f"--name={name}", *arguments)
+        return runs.resolve(name), time.perf_counter() - start
+
+
+def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """Return the results of a run's last weights, by split and by what was measured."""
+    handrec("test", f"--run={run}", "--which=last", *arguments)
+    (report,) = (run / "eval").glob("*/metrics.json")
+    return {k: v["results"] for k, v in json.loads(report.read_text())["splits"].items()}
+
+
+def without(*names: str) -> list[str]:
+    """Return the options that turn losses off."""
+    return [f"--model.init_args.weights.{name}=0" for name in names]
