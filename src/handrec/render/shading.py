@@ -14,9 +14,12 @@ from handrec.render.lights import (
     Harmonics,
     Light,
     PointLight,
+    Reflect,
     Specular,
     linear_to_srgb,
+    reflect,
     srgb_to_linear,
+    surface_normal,
 )
 from handrec.render.textures import (
     LookUp,
@@ -43,6 +46,7 @@ class Shading:
         texture: where ``uv`` points to; None takes ``colour``.
         linear: whether the albedo is linear light, to be shown as sRGB.
         sampler: looks the texture up, as :meth:`Rasterizer.look_up` does.
+        reflector: lights a matt surface, as :meth:`Rasterizer.reflect` does.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Shading:
         *,
         linear: bool = False,
         sampler: LookUp = look_up,
+        reflector: Reflect = reflect,
     ) -> None:
         if specular is not None and isinstance(light, Harmonics):
             raise ValueError("light from all around (Harmonics) has no highlight: no specular")
@@ -61,14 +66,17 @@ class Shading:
         self.texture = texture
         self.linear = linear
         self.sampler = sampler
+        self.reflector = reflector
 
     def __call__(self, surface: Surface) -> Float[Tensor, "... 3"]:
         """Return the shaded image."""
-        normal = surface_normal(surface)
-        shade = self.albedo(surface) * self.light.gain(surface, normal)
-        if self.specular is not None and not isinstance(self.light, Harmonics):
-            shade = shade + self.light.highlight(surface, normal, self.specular)
-        shade = shade.clamp(0, 1)
+        albedo = self.albedo(surface)
+        if self.specular is None or isinstance(self.light, Harmonics):
+            shade = self.reflector(surface, albedo, self.light)
+        else:
+            normal = surface_normal(surface)
+            highlight = self.light.highlight(surface, normal, self.specular)
+            shade = (albedo * self.light.gain(surface, normal) + highlight).clamp(0, 1)
         return linear_to_srgb(shade) if self.linear else shade
 
     def albedo(self, surface: Surface) -> Float[Tensor, "... 3"]:
@@ -79,11 +87,6 @@ class Shading:
         return sample_texture(
             self.texture, surface["uv"], surface.image_index, *slopes, sampler=self.sampler
         )
-
-
-def surface_normal(surface: Surface) -> Float[Tensor, "... 3"]:
-    """Return the unit normal on the side that is seen, from ``normal`` and ``side``."""
-    return F.normalize(surface["normal"], dim=-1, eps=1e-6) * surface["side"].detach()
 
 
 def render_lit(
@@ -130,7 +133,14 @@ def render_lit(
         attributes["uv"] = Attribute(texture.uv[None], texture.uv_faces, slopes)
     if specular is not None or isinstance(light, PointLight):
         attributes["position"] = Attribute(vertices)
-    shader = Shading(light, specular, pyramid, linear=linear, sampler=rasterizer.look_up)
+    shader = Shading(
+        light,
+        specular,
+        pyramid,
+        linear=linear,
+        sampler=rasterizer.look_up,
+        reflector=rasterizer.reflect,
+    )
     return rasterizer.render(
         vertices, faces, attributes, camera, shader, background=background, samples=samples
     )

@@ -116,6 +116,48 @@ def weigh(
     weights[i] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
 
 
+@wp.kernel
+@no_type_check
+def slope(
+    screen: wp.array2d[wp.vec3],
+    faces: wp.array2d[wp.int32],
+    image_at: wp.array[wp.int32],
+    face_at: wp.array[wp.int32],
+    pixels: wp.array[wp.int32],
+    width: int,
+    height: int,
+    values: wp.array3d[wp.float32],
+    rows: wp.array2d[wp.int32],
+    first: int,
+    right: wp.array2d[wp.float32],
+    down: wp.array2d[wp.float32],
+) -> None:
+    """Write the change of the blended values from each pixel to the next ones along its face."""
+    i = wp.tid() + first
+    image, face = image_at[i], face_at[i]
+    if face < 0:
+        return
+    a = screen[image, faces[face, 0]]
+    b = screen[image, faces[face, 1]]
+    c = screen[image, faces[face, 2]]
+    p = centre(pixels[i], width, height)
+    inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
+    by_depth = wp.cw_mul(edge_functions(a, b, c, p[0], p[1]), inverse)
+    total = by_depth[0] + by_depth[1] + by_depth[2]
+    w = by_depth / total
+    # How by_depth changes along x and y; the weights are its shares.
+    dx = wp.cw_mul(wp.vec3(b[1] - c[1], c[1] - a[1], a[1] - b[1]), inverse) / total
+    dy = wp.cw_mul(wp.vec3(c[0] - b[0], a[0] - c[0], b[0] - a[0]), inverse) / total
+    dx -= (dx[0] + dx[1] + dx[2]) * w
+    dy -= (dy[0] + dy[1] + dy[2]) * w
+    source = wp.min(image, values.shape[0] - 1)
+    at_a, at_b, at_c = rows[face, 0], rows[face, 1], rows[face, 2]
+    for k in range(values.shape[2]):
+        v = wp.vec3(values[source, at_a, k], values[source, at_b, k], values[source, at_c, k])
+        right[i, k] = wp.dot(dx, v)
+        down[i, k] = wp.dot(dy, v)
+
+
 @wp.func
 @no_type_check
 def damping(a: wp.vec3, b: wp.vec3, c: wp.vec3, e: wp.vec3) -> float:
@@ -212,7 +254,7 @@ def blend_backward(
     values_grad: wp.array3d[wp.float32],
     weights_grad: wp.array[wp.vec3],
 ) -> None:
-    """Write the gradient of the weights, and add to that of the values unless it is empty."""
+    """Add to the gradient of the weights, and to that of the values unless it is empty."""
     i = wp.tid() + first
     face = face_at[i]
     if face < 0:
@@ -228,4 +270,4 @@ def blend_backward(
             wp.atomic_add(values_grad, source, a, k, w[0] * grad)
             wp.atomic_add(values_grad, source, b, k, w[1] * grad)
             wp.atomic_add(values_grad, source, c, k, w[2] * grad)
-    weights_grad[i] = w_grad
+    weights_grad[i] = weights_grad[i] + w_grad

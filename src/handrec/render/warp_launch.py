@@ -16,6 +16,7 @@ from torch import Tensor
 _MODULES = (
     "handrec.render.warp_kernels",
     "handrec.render.warp_edge_kernels",
+    "handrec.render.warp_light_kernels",
     "handrec.render.warp_texture_kernels",
 )
 
