@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from handrec.geometry.camera import project, resize_camera
 from handrec.render.layers import Seen, find_seen, lay
 from handrec.render.lights import AnyLight, reflect
+from handrec.render.normals import smooth_normals
 from handrec.render.surface import Shader, Surface
 from handrec.render.textures import Pyramid, look_up
 from handrec.types import Camera, Rendering
@@ -283,6 +284,12 @@ class Rasterizer(nn.Module, ABC):
     ) -> Float[Tensor, "... 3"]:
         """Return the colours of a matt surface: see :func:`handrec.render.lights.reflect`."""
         return reflect(surface, albedo, light)
+
+    def normals(
+        self, vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
+    ) -> tuple[Float[Tensor, "b v 3"], Float[Tensor, "b f 1"]]:
+        """Return the vertices' normals: see :func:`handrec.render.normals.smooth_normals`."""
+        return smooth_normals(vertices, faces)
 
 
 #: Key of the depth among the interpolated attributes.

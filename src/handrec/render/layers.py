@@ -31,10 +31,12 @@ def find_seen(face_index: Int[Tensor, "b h w"]) -> Seen:
     Args:
         face_index: -1 where no face is seen.
     """
-    shown = face_index.flatten(1) >= 0
-    pixel = shown.flatten().nonzero().squeeze(1)
-    images = torch.arange(len(shown), dtype=torch.int32, device=shown.device)
-    image = images.repeat_interleave(shown.sum(1), output_size=len(pixel))
+    images, height, width = face_index.shape
+    pixel = (face_index.flatten() >= 0).nonzero().squeeze(1)
+    bounds = torch.arange(images + 1, device=pixel.device) * (height * width)
+    counts = torch.searchsorted(pixel, bounds).diff()  # a division of each place takes longer
+    numbers = torch.arange(images, dtype=torch.int32, device=pixel.device)
+    image = numbers.repeat_interleave(counts, output_size=len(pixel))
     return Seen(image, face_index.flatten().index_select(0, pixel), pixel)
 
 

@@ -3,12 +3,10 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from handrec.geometry.camera import resize_camera
-from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
-from handrec.render.base import Attribute, Rasterizer, Surface, each_face
+from handrec.render.base import Attribute, Rasterizer, each_face
 from handrec.render.lights import (
     AnyLight,
     Harmonics,
@@ -21,6 +19,8 @@ from handrec.render.lights import (
     srgb_to_linear,
     surface_normal,
 )
+from handrec.render.normals import flat_normals
+from handrec.render.surface import Surface
 from handrec.render.textures import (
     LookUp,
     Pyramid,
@@ -123,7 +123,7 @@ def render_lit(
     """
     vertices = vertices.float()
     decode = srgb_to_linear if linear else torch.nn.Identity()
-    attributes, pyramid = _normals(vertices, faces, smooth), None
+    attributes, pyramid = _normals(rasterizer, vertices, faces, smooth), None
     if texture is None:
         white = torch.ones_like(vertices[:1])
         attributes["colour"] = Attribute(decode(white if colours is None else colours.float()))
@@ -167,7 +167,7 @@ def render_normals(
         smooth: whether normals are interpolated between the vertices, or one per face.
         samples: along each side of a pixel; means over them are shorter than 1 where they differ.
     """
-    attributes = _normals(vertices.float(), faces, smooth)
+    attributes = _normals(rasterizer, vertices.float(), faces, smooth)
     return rasterizer.render(vertices, faces, attributes, camera, surface_normal, samples=samples)
 
 
@@ -201,17 +201,15 @@ def render_positions(
 
 
 def _normals(
-    vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], smooth: bool
+    rasterizer: Rasterizer,
+    vertices: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    smooth: bool,
 ) -> dict[str, Attribute]:
     """Return the normals, and which side of each face is seen: 1 outside, -1 inside."""
     rows = each_face(len(faces), faces.device)
-    with torch.no_grad():
-        outward = (face_normals(vertices, faces) * vertices[:, faces[:, 0]]).sum(-1, keepdim=True)
-        side = Attribute(torch.where(outward > 0, -1.0, 1.0), rows)
-    if smooth:
-        return {"normal": Attribute(vertex_normals(vertices, faces)), "side": side}
-    flat = F.normalize(face_normals(vertices, faces), dim=-1, eps=1e-20)
-    return {"normal": Attribute(flat, rows), "side": side}
+    normal, side = (rasterizer.normals if smooth else flat_normals)(vertices, faces)
+    return {"normal": Attribute(normal, None if smooth else rows), "side": Attribute(side, rows)}
 
 
 __all__ = [

@@ -134,6 +134,13 @@ class WarpRasterizer(Rasterizer):
         colours: Tensor = _Reflect.apply(starts, *surroundings, torch.cat(list(rows), dim=-1))
         return colours
 
+    def normals(
+        self, vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
+    ) -> tuple[Float[Tensor, "b v 3"], Float[Tensor, "b f 1"]]:
+        """Return the vertices' normals: see :func:`handrec.render.normals.smooth_normals`."""
+        summed, side = _SumNormals.apply(vertices, faces.int())
+        return F.normalize(summed, dim=-1, eps=1e-20), side
+
 
 class _Where(NamedTuple):
     """The pixels that a kernel runs over, and how its threads share them: whole images each.
@@ -263,6 +270,28 @@ class _Reflect(torch.autograd.Function):
         outputs = [normal_grad, albedo_grad, lamp_grad.view(-1, 3, 3)]
         launch("reflect_backward", images, [*saved, grad], outputs)
         return None, normal_grad, None, albedo_grad, lamp_grad
+
+
+class _SumNormals(torch.autograd.Function):
+    """The sums of the normals of the faces around each vertex, and the sides that are seen."""
+
+    @staticmethod
+    def forward(ctx: Any, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(vertices, faces)
+        summed = torch.zeros_like(vertices)
+        side = vertices.new_empty(len(vertices), len(faces), 1)
+        images = shares(len(vertices), vertices.device)
+        launch("sum_normals", images, [vertices, faces], [summed, side], [len(faces)])
+        ctx.mark_non_differentiable(side)
+        return summed, side
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        vertices, faces = ctx.saved_tensors
+        total, images = torch.zeros_like(vertices), shares(len(vertices), vertices.device)
+        inputs = [vertices, faces, grad]
+        launch("sum_normals_backward", images, inputs, [total], [len(faces)])
+        return total, None
 
 
 class _ValuesGrad:

@@ -31,18 +31,20 @@ def reflect(
     albedo: wp.array2d[wp.float32],
     lamp: wp.array2d[wp.float32],
     first: int,
+    end: int,
+    step: int,
     colours: wp.array2d[wp.float32],
 ) -> None:
     """Write the colours, clipped to [0, 1]."""
-    image = wp.tid() + first
-    ambient, directional = three(lamp, image, 0), three(lamp, image, 3)
-    towards = three(lamp, image, 6)
-    for i in range(starts[image], starts[image + 1]):
-        n = three(normal, i, 0)
-        cosine = wp.dot(n, towards) * side[i, 0] / wp.max(wp.length(n), SHORTEST)
-        gain = ambient + wp.max(cosine, 0.0) * directional
-        for k in range(3):
-            colours[i, k] = wp.clamp(albedo[i, k] * gain[k], 0.0, 1.0)
+    for image in range(wp.tid() + first, end, step):
+        ambient, directional = three(lamp, image, 0), three(lamp, image, 3)
+        towards = three(lamp, image, 6)
+        for i in range(starts[image], starts[image + 1]):
+            n = three(normal, i, 0)
+            cosine = wp.dot(n, towards) * side[i, 0] / wp.max(wp.length(n), SHORTEST)
+            gain = ambient + wp.max(cosine, 0.0) * directional
+            for k in range(3):
+                colours[i, k] = wp.clamp(albedo[i, k] * gain[k], 0.0, 1.0)
 
 
 @wp.kernel
@@ -55,35 +57,37 @@ def reflect_backward(
     lamp: wp.array2d[wp.float32],
     colours_grad: wp.array2d[wp.float32],
     first: int,
+    end: int,
+    step: int,
     normal_grad: wp.array[wp.vec3],
     albedo_grad: wp.array[wp.vec3],
     lamp_grad: wp.array2d[wp.vec3],
 ) -> None:
     """Write the gradients of normal, albedo and lamp; a clipped colour gives none."""
-    image = wp.tid() + first
-    ambient, directional = three(lamp, image, 0), three(lamp, image, 3)
-    towards = three(lamp, image, 6)
-    ambient_grad, directional_grad, towards_grad = wp.vec3(), wp.vec3(), wp.vec3()
-    for i in range(starts[image], starts[image + 1]):
-        n, colour, grad = three(normal, i, 0), three(albedo, i, 0), three(colours_grad, i, 0)
-        length = wp.length(n)
-        scale = side[i, 0] / wp.max(length, SHORTEST)
-        cosine = wp.dot(n, towards) * scale
-        gain = ambient + wp.max(cosine, 0.0) * directional
-        shade = wp.cw_mul(colour, gain)
-        grad = wp.vec3(
-            wp.where(shade[0] >= 0.0 and shade[0] <= 1.0, grad[0], 0.0),
-            wp.where(shade[1] >= 0.0 and shade[1] <= 1.0, grad[1], 0.0),
-            wp.where(shade[2] >= 0.0 and shade[2] <= 1.0, grad[2], 0.0),
-        )
-        albedo_grad[i] = wp.cw_mul(grad, gain)
-        gain_grad = wp.cw_mul(grad, colour)
-        ambient_grad += gain_grad
-        directional_grad += wp.max(cosine, 0.0) * gain_grad
-        cosine_grad = wp.where(cosine > 0.0, wp.dot(gain_grad, directional) * scale, 0.0)
-        towards_grad += cosine_grad * n
-        along = wp.where(length > SHORTEST, wp.dot(n, towards) / (length * length), 0.0)
-        normal_grad[i] = cosine_grad * (towards - along * n)
-    lamp_grad[image, 0] = ambient_grad
-    lamp_grad[image, 1] = directional_grad
-    lamp_grad[image, 2] = towards_grad
+    for image in range(wp.tid() + first, end, step):
+        ambient, directional = three(lamp, image, 0), three(lamp, image, 3)
+        towards = three(lamp, image, 6)
+        ambient_grad, directional_grad, towards_grad = wp.vec3(), wp.vec3(), wp.vec3()
+        for i in range(starts[image], starts[image + 1]):
+            n, colour, grad = three(normal, i, 0), three(albedo, i, 0), three(colours_grad, i, 0)
+            length = wp.length(n)
+            scale = side[i, 0] / wp.max(length, SHORTEST)
+            cosine = wp.dot(n, towards) * scale
+            gain = ambient + wp.max(cosine, 0.0) * directional
+            shade = wp.cw_mul(colour, gain)
+            grad = wp.vec3(
+                wp.where(shade[0] >= 0.0 and shade[0] <= 1.0, grad[0], 0.0),
+                wp.where(shade[1] >= 0.0 and shade[1] <= 1.0, grad[1], 0.0),
+                wp.where(shade[2] >= 0.0 and shade[2] <= 1.0, grad[2], 0.0),
+            )
+            albedo_grad[i] = wp.cw_mul(grad, gain)
+            gain_grad = wp.cw_mul(grad, colour)
+            ambient_grad += gain_grad
+            directional_grad += wp.max(cosine, 0.0) * gain_grad
+            cosine_grad = wp.where(cosine > 0.0, wp.dot(gain_grad, directional) * scale, 0.0)
+            towards_grad += cosine_grad * n
+            along = wp.where(length > SHORTEST, wp.dot(n, towards) / (length * length), 0.0)
+            normal_grad[i] = cosine_grad * (towards - along * n)
+        lamp_grad[image, 0] = ambient_grad
+        lamp_grad[image, 1] = directional_grad
+        lamp_grad[image, 2] = towards_grad
