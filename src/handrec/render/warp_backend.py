@@ -116,7 +116,6 @@ class WarpRasterizer(Rasterizer):
         )
         return colours
 
-
     def reflect(
         self, surface: Surface, albedo: Float[Tensor, "... 3"], light: AnyLight
     ) -> Float[Tensor, "... 3"]:

@@ -1,7 +1,7 @@
 """Warp kernels of the rasterizer: one source for CPU and CUDA.
 
-A kernel runs over images and their elements, or over a list of pixels, from number ``first`` on, so
-that a launch may take a share of the batch. Shapes: ``screen (B, V)`` of ``(x px, y px, z m)``,
+A kernel runs over images and their elements, from number ``first`` on, or over a list of pixels,
+from ``first`` to before ``end``, so that a launch may take a share of the batch. Shapes: ``screen (B, V)`` of ``(x px, y px, z m)``,
 ``faces (F, 3)``, ``face_index (B, H, W)``; for lists of pixels ``pixels (P,)``, indices into the
 elements of ``face_index``, and ``image_at, face_at (P,)``; what is found there is ``(P, C)``.
 Contraction into fused operations is off: rounding has to be the same on every device, and opposite
@@ -275,7 +275,9 @@ def blend_backward(
         w_grad = wp.vec3()
         for k in range(values.shape[2]):
             grad = blended_grad[i, k]
-            w_grad += grad * wp.vec3(values[source, a, k], values[source, b, k], values[source, c, k])
+            w_grad += grad * wp.vec3(
+                values[source, a, k], values[source, b, k], values[source, c, k]
+            )
             if values_grad.shape[0] > 0:
                 wp.atomic_add(values_grad, source, a, k, w[0] * grad)
                 wp.atomic_add(values_grad, source, b, k, w[1] * grad)

@@ -49,7 +49,7 @@ def launch(
     Args:
         name: of the kernel. It takes the inputs, the first image, the outputs. Over a list it takes
             the inputs, the first item, the end, the step from item to item, the outputs: a CPU is
-            two to four times as fast when it starts once and walks from item to item.
+            faster when it starts once and walks from item to item.
         bounds: of the threads' shares, see :func:`shares`.
         inputs: tensors and numbers.
         outputs: tensors, written in place; a list of them has one for each thread.
