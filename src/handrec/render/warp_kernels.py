@@ -1,11 +1,12 @@
 """Warp kernels of the rasterizer: one source for CPU and CUDA.
 
 A kernel runs over images and their elements, from number ``first`` on, or over a list of pixels,
-from ``first`` to before ``end``, so that a launch may take a share of the batch. Shapes:
-``screen (B, V)`` of ``(x px, y px, z m)``, ``faces (F, 3)``, ``face_index (B, H, W)``; for
-lists of pixels ``pixels (P,)``, indices into the elements of ``face_index``, and ``image_at, face_at (P,)``; what is found there is ``(P, C)``.
-Contraction into fused operations is off: rounding has to be the same on every device, and opposite
-on the two sides of an edge. Gradients are added to, in whichever order the threads come.
+from ``first`` to before ``end``, so that a launch may take a share of the batch. Shapes: ``screen
+(B, V)`` of ``(x px, y px, z m)``, ``faces (F, 3)``, ``face_index (B, H, W)``; for lists of pixels
+``pixels (P,)``, indices into the elements of ``face_index``, and ``image_at, face_at (P,)``; what
+is found there is ``(P, C)``. Contraction into fused operations is off: rounding has to be the same
+on every device, and opposite on the two sides of an edge. Gradients are added to, in whichever
+order the threads come.
 """
 
 from typing import no_type_check

@@ -1,9 +1,9 @@
 """Warp kernels of a matt surface under a directional light, see :func:`.lights.reflect`.
 
 They run over images, from number ``first`` to before ``end``, and over the pixels of each, so that
-what an image gives to its light is added up in order, by one thread. Shapes: ``starts (B + 1,)``, the
-first pixel of each image; ``normal, albedo (P, 3)``; ``side (P, 1)``; ``lamp (B, 9)``: the ambient light, the
-directional one and the unit vector towards it.
+what an image gives to its light is added up in order, by one thread. Shapes: ``starts (B + 1,)``,
+the first pixel of each image; ``normal, albedo (P, 3)``; ``side (P, 1)``; ``lamp (B, 9)``: the
+ambient light, the directional one and the unit vector towards it.
 """
 
 from typing import no_type_check

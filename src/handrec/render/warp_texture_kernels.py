@@ -1,8 +1,8 @@
 """Warp kernels of the texture look-up, see :func:`handrec.render.textures.look_up`.
 
-They run over pixels, from number ``first`` to before ``end``. Shapes: ``texels (T, N)`` of
-RGB; ``levels (L, 3)`` of ``(first texel, height, width)``; ``uv (P,)``; ``level (P,)``; ``image_index (P,)``, or empty
-where one texture serves all.
+They run over pixels, from number ``first`` to before ``end``. Shapes: ``texels (T, N)`` of RGB;
+``levels (L, 3)`` of ``(first texel, height, width)``; ``uv (P,)``; ``level (P,)``; ``image_index
+(P,)``, or empty where one texture serves all.
 """
 
 from typing import no_type_check
