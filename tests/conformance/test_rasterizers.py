@@ -421,8 +421,8 @@ def test_nor_have_faces_smaller_than_a_pixel(rasterizer, tilt):
     assert inside.sum() > 500
     # Noise within, black at its border and beyond: there is no contrast at the silhouette.
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 48, 64, 1, generator=generator) * inside[..., None]
-    flowing = rasterizer.visibility(image, screen, faces, face_index)
+    image = torch.rand(1, 1, 48, 64, generator=generator) * inside[:, None]
+    flowing, _ = rasterizer.visibility(image, inside[:, None].float(), screen, faces, face_index)
     (gradient,) = torch.autograd.grad(flowing.square().sum(), screen)
     assert not gradient.any()
 
@@ -487,8 +487,9 @@ def test_visibility_leaves_the_image_as_it_is(rasterizer):
     vertices, faces = sphere()
     screen = on_screen(vertices, look())
     face_index = rasterizer.cover(screen, faces, (48, 64))
-    image = torch.rand(1, 48, 64, 5)
-    assert torch.equal(rasterizer.visibility(image, screen, faces, face_index), image)
+    layers = torch.rand(1, 4, 48, 64), torch.rand(1, 1, 48, 64)
+    flowing = rasterizer.visibility(*layers, screen, faces, face_index)
+    assert all(map(torch.equal, flowing, layers))
 
 
 @pytest.mark.parametrize("seed", range(3))

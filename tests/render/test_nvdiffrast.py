@@ -133,9 +133,8 @@ class OnCuda(Rasterizer):
         args = (screen.cuda(), faces.cuda(), face_index.cuda(), there)
         return [values.cpu() for values in self.inner.interpolate(*args)]
 
-    def visibility(self, image, screen, faces, face_index):
-        args = (image.cuda(), screen.cuda(), faces.cuda(), face_index.cuda())
-        return self.inner.visibility(*args).cpu()
+    def visibility(self, *args):
+        return tuple(x.cpu() for x in self.inner.visibility(*(x.cuda() for x in args)))
 
 
 @pytest.fixture(params=["stand-in", pytest.param("package", marks=pytest.mark.gpu)])

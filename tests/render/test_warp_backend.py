@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from handrec.render.base import Attribute, Rasterizer
+from handrec.render.layers import find_seen
+from handrec.render.lights import reflect
+from handrec.render.normals import smooth_normals
 from handrec.render.shading import Light, render_lit
+from handrec.render.surface import Surface
 from handrec.render.warp_backend import WarpRasterizer
 from tests.conformance.test_rasterizers import look, soup
 
@@ -109,3 +114,57 @@ def test_strided_inputs_are_read_right():
     rasterizer = WarpRasterizer()
     expected = rasterizer.cover(vertices, faces, (48, 64))
     assert torch.equal(rasterizer.cover(strided, faces, (48, 64)), expected)
+
+
+@pytest.mark.parametrize("lamps", [1, 5])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_matt_surface_is_lit_as_in_torch(threads, lamps, count):
+    threads(count)
+    generator = torch.Generator().manual_seed(0)
+    index = torch.tensor([1] * 20 + [3] * 37).int()  # images without a pixel before, between, after
+    normal, albedo, *bulb = (
+        torch.randn(n, 3, generator=generator) for n in (57, 57, lamps, lamps, lamps)
+    )
+    normal[0] = 0
+    side = torch.where(torch.arange(57) % 5 == 0, -1.0, 1.0)[:, None]
+    weight, results = torch.randn(57, 3, generator=generator), []
+    for step in (WarpRasterizer().reflect, reflect):
+        leaves = [x.clone().requires_grad_() for x in (normal, albedo, *bulb)]
+        surface = Surface({"normal": leaves[0], "side": side}, index)
+        colours = step(surface, leaves[1], Light(*leaves[2:]))
+        results.append([colours, *torch.autograd.grad((colours * weight).sum(), leaves)])
+    colours = results[0][0]
+    assert (colours == 0).any()
+    assert (colours == 1).any()
+    assert ((colours > 0) & (colours < 1)).sum() > 20
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_normals_are_those_of_torch():
+    vertices, faces = soup()
+    corners = faces.clone()
+    corners[1:, 0] = corners[:-1, 1]  # faces that share corners
+    weight, results = torch.rand(2, vertices.shape[1], 3), []
+    for step in (WarpRasterizer().normals, smooth_normals):
+        moving = vertices.clone().requires_grad_()
+        normal, side = step(moving, corners)
+        results.append([normal, side, *torch.autograd.grad((normal * weight).sum(), moving)])
+    assert set(results[0][1].unique().tolist()) == {-1.0, 1.0}
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_slopes_are_those_of_planes(packed):
+    vertices, faces = soup()
+    screen = torch.cat([vertices[..., :2] * 20 + 24, vertices[..., 2:]], dim=-1)
+    rasterizer = WarpRasterizer()
+    face_index = rasterizer.cover(screen, faces, (48, 64))
+    attribute = Attribute(torch.rand(1, vertices.shape[1], 2), slopes=True)
+    seen = find_seen(face_index) if packed else None
+    asked = screen, faces, face_index, attribute, seen
+    expected = Rasterizer.slopes(rasterizer, *asked)
+    for one, other in zip(rasterizer.slopes(*asked), expected, strict=True):
+        assert one.any()
+        assert (one - other).norm() < 1e-4 * other.norm()

@@ -146,7 +146,7 @@ def draw_hand(
         faces,
         attributes,
         camera,
-        Shading(light, texture=pyramid, sampler=rasterizer.look_up),
+        Shading(light, texture=pyramid, sampler=rasterizer.look_up, reflector=rasterizer.reflect),
         background=background,
     )
 

@@ -1,7 +1,7 @@
 """The contract of a rasterizer, and the steps that every backend shares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from handrec.geometry.camera import project, resize_camera
-from handrec.render.layers import lay, split_mask
+from handrec.render.layers import Seen, find_seen, lay
+from handrec.render.lights import AnyLight, reflect
+from handrec.render.normals import smooth_normals
+from handrec.render.surface import Shader, Surface
 from handrec.render.textures import Pyramid, look_up
 from handrec.types import Camera, Rendering
 
@@ -44,41 +47,6 @@ def each_face(count: int, device: torch.device) -> Int[Tensor, "f 3"]:
     Always the same tensor: attributes that share their corners are interpolated as one.
     """
     return torch.arange(count, device=device)[:, None].expand(-1, 3).contiguous()
-
-
-class Surface(dict[str, Tensor]):
-    """What a shader gets: interpolated attributes by name, each ``(..., C)``.
-
-    The leading axes are a batch of pixels. Whether they are ``(B, H, W)`` with zeros off the mesh,
-    or a list of only those pixels that see a face, is the rasterizer's business, and so is how much
-    of the batch they are: write shaders that work on the last axis, and let :meth:`of_image` bring
-    in what is given per image.
-
-    Args:
-        attributes: by name.
-        image_index: the image of each pixel, in a shape that broadcasts against the leading axes;
-            None for the whole images of the whole batch.
-    """
-
-    def __init__(
-        self, attributes: Mapping[str, Tensor], image_index: Int[Tensor, "..."] | None = None
-    ) -> None:
-        super().__init__(attributes)
-        self.image_index = image_index
-
-    def of_image(self, values: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:
-        """Return what is given per image in a shape that broadcasts against the attributes."""
-        if self.image_index is None:
-            return values[:, None, None]
-        if len(values) == 1:
-            return values[0]
-        picked = values.index_select(0, self.image_index.flatten())
-        return picked.view(*self.image_index.shape, *values.shape[1:])
-
-
-#: From a surface to its colours ``(..., C')``, over the same leading axes. Any differentiable
-#: function of the attributes; it may hold lights and textures.
-Shader = Callable[[Surface], Tensor]
 
 
 class Rasterizer(nn.Module, ABC):
@@ -165,21 +133,19 @@ class Rasterizer(nn.Module, ABC):
     ) -> Rendering:
         """Return some images of the batch, from image ``first`` on, one sample per pixel."""
         face_index = self.cover(screen.detach(), faces, size)
-        pixels = None
-        image_index = torch.arange(first, first + len(screen), device=screen.device)[:, None, None]
-        if self.packs(screen.device):
-            pixels = (face_index.flatten() >= 0).nonzero().squeeze(1)
-            image_index = pixels // (size[0] * size[1]) + first
-        maps = self._interpolate_all(screen, faces, face_index, attributes, pixels)
+        seen = find_seen(face_index) if self.packs(screen.device) else None
+        maps = self._interpolate_all(screen, faces, face_index, attributes, seen)
         depth = maps.pop(_DEPTH)
-        shaded = shader(Surface(maps, image_index))
-        layers = torch.cat([shaded, torch.ones_like(shaded[..., :1])], dim=-1)
-        layers = lay(layers, face_index, pixels, background)
+        if seen is None:
+            image_index = torch.arange(len(screen), device=screen.device)[:, None, None]
+        else:
+            image_index = seen.image
+        shaded = shader(Surface(maps, image_index + first if first else image_index))
+        image = lay(shaded, face_index, seen, background)
+        mask = (face_index >= 0)[:, None].float()
         if torch.is_grad_enabled() and screen.requires_grad:
-            layers = self.visibility(layers, screen, faces, face_index)
-        image, mask = split_mask(layers)
-        depth = lay(depth, face_index, pixels).permute(0, 3, 1, 2)
-        return Rendering(image, mask, depth, face_index)
+            image, mask = self.visibility(image, mask, screen, faces, face_index)
+        return Rendering(image, mask, lay(depth, face_index, seen), face_index)
 
     def _interpolate_all(
         self,
@@ -187,31 +153,29 @@ class Rasterizer(nn.Module, ABC):
         faces: Tensor,
         face_index: Tensor,
         attributes: Mapping[str, Attribute],
-        pixels: Tensor | None,
+        seen: Seen | None,
     ) -> dict[str, Tensor]:
         """Return the attributes at the pixels with their slopes, and the depth."""
         wanted = {**attributes, _DEPTH: Attribute(screen[..., 2:])}
-        sloping = [name for name, item in attributes.items() if item.slopes]
-        for name in sloping:
-            wanted[f"{name}_dx"], wanted[f"{name}_dy"] = _planes(screen, faces, attributes[name])
-        maps: dict[str, Tensor] = {}
-        groups = _group(wanted)
-        together = [_together([wanted[name] for name in names]) for names in groups]
-        if pixels is None:
-            found = self.interpolate(screen, faces, face_index, together)
-        else:
-            found = self.interpolate_at(screen, faces, face_index, together, pixels)
-        for names, values in zip(groups, found, strict=True):
-            widths = [wanted[name].values.shape[-1] for name in names]
-            maps |= zip(names, values.split(widths, dim=-1), strict=True)
-        with torch.no_grad():
-            for name in sloping:
-                value = maps[name]
-                for key in (f"{name}_dx", f"{name}_dy"):
-                    # f = (f / z) / (1 / z), a quotient of functions that are affine on the screen
-                    ratio, inverse = maps[key].split([value.shape[-1], 1], dim=-1)
-                    maps[key] = (ratio - value * inverse) * maps[_DEPTH]
+        found = self._interpolate(screen, faces, face_index, list(wanted.values()), seen)
+        maps = dict(zip(wanted, found, strict=True))
+        for name, item in attributes.items():
+            if item.slopes:
+                slopes = self.slopes(screen.detach(), faces, face_index, item, seen)
+                maps[f"{name}_dx"], maps[f"{name}_dy"] = slopes
         return maps
+
+    def _interpolate(
+        self,
+        screen: Tensor,
+        faces: Tensor,
+        face_index: Tensor,
+        attributes: list[Attribute],
+        seen: Seen | None,
+    ) -> list[Tensor]:
+        if seen is None:
+            return self.interpolate(screen, faces, face_index, attributes)
+        return self.interpolate_at(screen, faces, face_index, attributes, seen)
 
     @abstractmethod
     def cover(
@@ -244,12 +208,13 @@ class Rasterizer(nn.Module, ABC):
     @abstractmethod
     def visibility(
         self,
-        image: Float[Tensor, "b h w c"],
+        image: Float[Tensor, "b c h w"],
+        mask: Float[Tensor, "b 1 h w"],
         screen: Float[Tensor, "b v 3"],
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
-    ) -> Float[Tensor, "b h w c"]:
-        """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+        """Return image and mask unchanged, but passing their gradients on to ``screen``."""
 
     def packs(self, device: torch.device) -> bool:
         """Return whether shaders get a list of the pixels that see a face, or whole images.
@@ -265,19 +230,44 @@ class Rasterizer(nn.Module, ABC):
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
         attributes: list[Attribute],
-        pixels: Int[Tensor, " p"],
+        seen: Seen,
     ) -> list[Tensor]:
-        """Return each attribute at some pixels that see a face, ``(P, C)``.
+        """Return each attribute at the pixels that see a face, ``(P, C)``.
 
         Args:
             screen: see :meth:`cover`.
             faces: shared by the batch.
             face_index: from :meth:`cover`.
             attributes: see :meth:`interpolate`.
-            pixels: indices into the flattened ``face_index``, ascending.
+            seen: the pixels.
         """
         maps = self.interpolate(screen, faces, face_index, attributes)
-        return [values.flatten(0, 2).index_select(0, pixels) for values in maps]
+        return [values.flatten(0, 2).index_select(0, seen.pixel) for values in maps]
+
+    @torch.no_grad()
+    def slopes(
+        self,
+        screen: Float[Tensor, "b v 3"],
+        faces: Int[Tensor, "f 3"],
+        face_index: Int[Tensor, "b h w"],
+        attribute: Attribute,
+        seen: Seen | None,
+    ) -> tuple[Float[Tensor, "... c"], Float[Tensor, "... c"]]:
+        """Return how an attribute changes from each pixel to the next to the right, and below.
+
+        Args:
+            screen: see :meth:`cover`.
+            faces: shared by the batch.
+            face_index: from :meth:`cover`.
+            attribute: whose slopes along the face of the pixel are wanted.
+            seen: the pixels; None for all of them.
+        """
+        planes = _planes(screen, faces, attribute)
+        wanted = [attribute, Attribute(screen[..., 2:]), *planes]
+        value, depth, *ratios = self._interpolate(screen, faces, face_index, wanted, seen)
+        # f = (f / z) / (1 / z), a quotient of functions that are affine on the screen
+        right, down = ((x[..., :-1] - value * x[..., -1:]) * depth for x in ratios)
+        return right, down
 
     def look_up(
         self,
@@ -288,6 +278,18 @@ class Rasterizer(nn.Module, ABC):
     ) -> Float[Tensor, "p c"]:
         """Return a texture's colours: see :func:`handrec.render.textures.look_up`."""
         return look_up(pyramid, uv, level, image_index)
+
+    def reflect(
+        self, surface: Surface, albedo: Float[Tensor, "... 3"], light: AnyLight
+    ) -> Float[Tensor, "... 3"]:
+        """Return the colours of a matt surface: see :func:`handrec.render.lights.reflect`."""
+        return reflect(surface, albedo, light)
+
+    def normals(
+        self, vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
+    ) -> tuple[Float[Tensor, "b v 3"], Float[Tensor, "b f 1"]]:
+        """Return the vertices' normals: see :func:`handrec.render.normals.smooth_normals`."""
+        return smooth_normals(vertices, faces)
 
 
 #: Key of the depth among the interpolated attributes.
@@ -300,23 +302,6 @@ def _part(attribute: Attribute, images: slice) -> Attribute:
     return attribute._replace(values=values if len(values) == 1 else values[images])
 
 
-def _group(attributes: Mapping[str, Attribute]) -> list[list[str]]:
-    """Return the names of attributes that share their corners: they are interpolated as one."""
-    groups: dict[int, list[str]] = {}
-    for name, attribute in attributes.items():
-        groups.setdefault(id(attribute.corners), []).append(name)
-    return list(groups.values())
-
-
-def _together(attributes: list[Attribute]) -> Attribute:
-    """Return one attribute that holds the channels of several, which share their corners."""
-    values = [attribute.values for attribute in attributes]
-    images = max(len(value) for value in values)
-    joined = torch.cat([value.expand(images, -1, -1) for value in values], dim=-1)
-    return Attribute(joined, attributes[0].corners)
-
-
-@torch.no_grad()
 def _planes(
     screen: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], attribute: Attribute
 ) -> tuple[Attribute, Attribute]:

@@ -1,94 +1,105 @@
 """Between lists of pixels and whole images.
 
-Written as functions of their own because what autograd makes of the same steps copies whole images
-several times over, and whole images are what takes the time.
+Whole images are what takes the time: no more of them is made, and none is read, than has to be.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
+
+
+class Seen(NamedTuple):
+    """The pixels that see a face, in the order of the images.
+
+    Attributes:
+        image: that each belongs to.
+        face: that it sees.
+        pixel: its place among all pixels of all images.
+    """
+
+    image: Int[Tensor, " p"]
+    face: Int[Tensor, " p"]
+    pixel: Int[Tensor, " p"]
+
+
+def find_seen(face_index: Int[Tensor, "b h w"]) -> Seen:
+    """Return the pixels that see a face; waits for a GPU.
+
+    Args:
+        face_index: -1 where no face is seen.
+    """
+    images, height, width = face_index.shape
+    pixel = (face_index.flatten() >= 0).nonzero().squeeze(1)
+    bounds = torch.arange(images + 1, device=pixel.device) * (height * width)
+    counts = torch.searchsorted(pixel, bounds).diff()  # a division of each place takes longer
+    numbers = torch.arange(images, dtype=torch.int32, device=pixel.device)
+    image = numbers.repeat_interleave(counts, output_size=len(pixel))
+    return Seen(image, face_index.flatten().index_select(0, pixel), pixel)
 
 
 def lay(
     values: Float[Tensor, "... c"],
     face_index: Int[Tensor, "b h w"],
-    pixels: Int[Tensor, " p"] | None,
+    seen: Seen | None,
     background: Float[Tensor, "b d h w"] | None = None,
-) -> Float[Tensor, "b h w c"]:
+) -> Float[Tensor, "b c h w"]:
     """Return values where a face is seen, and the background or zeros elsewhere.
 
     Args:
-        values: at ``pixels``, or at every pixel.
+        values: at the pixels of ``seen``, or at every pixel.
         face_index: -1 where no face is seen.
-        pixels: that see a face, indices into the flattened ``face_index``; None for all pixels.
+        seen: the pixels that see a face; None if the values are those of all pixels.
         background: of the first channels; of all of them zeros if None.
     """
-    if pixels is not None:
-        laid: Tensor = _Lay.apply(values, background, face_index, pixels)
+    if seen is not None:
+        laid: Tensor = _Lay.apply(values, background, face_index, seen)
         return laid
     behind = values.new_zeros(()) if background is None else _pad(background, values.shape[-1])
-    return torch.where(face_index[..., None] >= 0, values, behind)
-
-
-def split_mask(
-    layers: Float[Tensor, "b h w c"],
-) -> tuple[Float[Tensor, "b d h w"], Float[Tensor, "b 1 h w"]]:
-    """Return the image and, from the last channel, the mask."""
-    image, mask = _SplitMask.apply(layers)
-    return image, mask
+    return torch.where(face_index[:, None] >= 0, values.permute(0, 3, 1, 2), behind)
 
 
 class _Lay(torch.autograd.Function):
-    """See :func:`lay`."""
+    """See :func:`lay`. What autograd makes of the same steps copies whole images several times."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, background: Tensor | None, face_index: Tensor, pixels: Tensor
+        ctx: Any, values: Tensor, background: Tensor | None, face_index: Tensor, seen: Seen
     ) -> Tensor:
+        images, height, width = face_index.shape
+        channels = values.shape[-1]
         if background is None:
-            laid = values.new_zeros(*face_index.shape, values.shape[-1])
+            laid = values.new_zeros(images, channels, height, width)
         else:
-            laid = _pad(background, values.shape[-1])
-        ctx.save_for_backward(face_index, pixels)
+            laid = _pad(background, channels).contiguous()
+        ctx.save_for_backward(face_index)
         ctx.channels = 0 if background is None else background.shape[1]
-        return laid.flatten(0, 2).index_copy_(0, pixels, values).view_as(laid)
+        ctx.first = first = seen.pixel + seen.image * ((channels - 1) * height * width)
+        for plane, value in zip(_planes(laid), values.unbind(-1), strict=True):
+            plane.index_copy_(0, first, value)
+        return laid
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        face_index, pixels = ctx.saved_tensors
+        (face_index,) = ctx.saved_tensors
         behind = None
         if ctx.needs_input_grad[1]:
-            behind = torch.where(face_index[:, None] < 0, grad.permute(0, 3, 1, 2), 0)
-            behind = behind[:, : ctx.channels]
-        return grad.flatten(0, 2).index_select(0, pixels), behind, None, None
+            behind = torch.where(face_index[:, None] < 0, grad[:, : ctx.channels], 0)
+        planes = _planes(grad.contiguous())
+        picked = torch.stack([plane.index_select(0, ctx.first) for plane in planes], dim=-1)
+        return picked, behind, None, None
 
 
-class _SplitMask(torch.autograd.Function):
-    """See :func:`split_mask`."""
-
-    @staticmethod
-    def forward(ctx: Any, layers: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(layers)
-        upright = layers.permute(0, 3, 1, 2)
-        return upright[:, :-1].contiguous(), upright[:, -1:].contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, image: Tensor | None, mask: Tensor | None) -> Tensor:
-        (layers,) = ctx.saved_tensors
-        grad = torch.empty_like(layers)
-        for part, whole in ((grad[..., :-1], image), (grad[..., -1:], mask)):
-            part.copy_(part.new_zeros(()) if whole is None else whole.permute(0, 2, 3, 1))
-        return grad
+def _planes(images: Float[Tensor, "b c h w"]) -> list[Tensor]:
+    """Return each channel as it lies in memory, from its first image on."""
+    return [images.flatten()[k * images[0, 0].numel() :] for k in range(images.shape[1])]
 
 
 def _pad(background: Tensor, channels: int) -> Tensor:
-    """Return a background with zeros for the channels that it lacks, channels last."""
-    padded = background.new_zeros(len(background), *background.shape[2:], channels)
-    padded[..., : background.shape[1]] = background.permute(0, 2, 3, 1)
-    return padded
+    """Return a copy of a background, with zeros for the channels that it lacks."""
+    return F.pad(background, (0, 0, 0, 0, 0, channels - background.shape[1]))
 
 
-__all__ = ["lay", "split_mask"]
+__all__ = ["Seen", "find_seen", "lay"]

@@ -7,6 +7,7 @@ answers ``highlight(surface, normal, specular)``. Directions and positions are i
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from handrec.render.base import Surface
+from handrec.render.surface import Surface
 
 
 class Specular(NamedTuple):
@@ -120,6 +121,28 @@ class Harmonics(NamedTuple):
 AnyLight = Light | PointLight | Harmonics
 
 
+def surface_normal(surface: Surface) -> Float[Tensor, "... 3"]:
+    """Return the unit normal on the side that is seen, from ``normal`` and ``side``."""
+    return F.normalize(surface["normal"], dim=-1, eps=1e-6) * surface["side"].detach()
+
+
+def reflect(
+    surface: Surface, albedo: Float[Tensor, "... 3"], light: AnyLight
+) -> Float[Tensor, "... 3"]:
+    """Return ``albedo * light.gain(normal)``, clipped to [0, 1]: the colours of a matt surface.
+
+    Args:
+        surface: its ``normal`` and ``side``; ``position`` if the light is a point.
+        albedo: the colours in plain white light.
+        light: per image.
+    """
+    return (albedo * light.gain(surface, surface_normal(surface))).clamp(0, 1)
+
+
+#: Lights ``(surface, albedo, light)``: see :func:`reflect`.
+Reflect = Callable[[Surface, Tensor, AnyLight], Tensor]
+
+
 def spherical_harmonics(direction: Float[Tensor, "... 3"]) -> Float[Tensor, "... 9"]:
     """Return the real spherical harmonics up to degree 2, orthonormal on the sphere.
 
@@ -184,8 +207,11 @@ __all__ = [
     "Harmonics",
     "Light",
     "PointLight",
+    "Reflect",
     "Specular",
     "linear_to_srgb",
+    "reflect",
     "spherical_harmonics",
     "srgb_to_linear",
+    "surface_normal",
 ]

@@ -78,23 +78,24 @@ class NvdiffrastRasterizer(Rasterizer):
 
     def visibility(
         self,
-        image: Float[Tensor, "b h w c"],
+        image: Float[Tensor, "b c h w"],
+        mask: Float[Tensor, "b 1 h w"],
         screen: Float[Tensor, "b v 3"],
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
-    ) -> Float[Tensor, "b h w c"]:
-        """Return ``image``, passing its gradient on to ``screen``; see ``antialias``."""
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+        """Return image and mask, passing their gradients on to ``screen``; see ``antialias``."""
         if not self.antialias:
-            return self.kernels.visibility(image, screen, faces, face_index)
+            return self.kernels.visibility(image, mask, screen, faces, face_index)
         _, height, width = face_index.shape
         raster = self._rasterize(screen.detach(), faces, (height, width))
         ahead = torch.cat([screen[..., :2], screen[..., 2:].clamp(min=self.near)], dim=-1)
         near, far = (bound(ahead[..., 2].detach()) for bound in (_nearest, _farthest))
         position = to_clip(ahead, near, far, (height, width)).contiguous()
-        blended: Tensor = _package().antialias(
-            image.contiguous(), raster, position, _indices(faces)
-        )
-        return blended
+        layers = torch.cat([image, mask], dim=1).permute(0, 2, 3, 1).contiguous()
+        blended: Tensor = _package().antialias(layers, raster, position, _indices(faces))
+        upright = blended.permute(0, 3, 1, 2)
+        return upright[:, :-1], upright[:, -1:]
 
     @torch.no_grad()
     def _rasterize(self, screen: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:

@@ -3,21 +3,24 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from handrec.geometry.camera import resize_camera
-from handrec.geometry.mesh import face_normals, vertex_normals
 from handrec.hand.base import HandModel
-from handrec.render.base import Attribute, Rasterizer, Surface, each_face
+from handrec.render.base import Attribute, Rasterizer, each_face
 from handrec.render.lights import (
     AnyLight,
     Harmonics,
     Light,
     PointLight,
+    Reflect,
     Specular,
     linear_to_srgb,
+    reflect,
     srgb_to_linear,
+    surface_normal,
 )
+from handrec.render.normals import flat_normals
+from handrec.render.surface import Surface
 from handrec.render.textures import (
     LookUp,
     Pyramid,
@@ -43,6 +46,7 @@ class Shading:
         texture: where ``uv`` points to; None takes ``colour``.
         linear: whether the albedo is linear light, to be shown as sRGB.
         sampler: looks the texture up, as :meth:`Rasterizer.look_up` does.
+        reflector: lights a matt surface, as :meth:`Rasterizer.reflect` does.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Shading:
         *,
         linear: bool = False,
         sampler: LookUp = look_up,
+        reflector: Reflect = reflect,
     ) -> None:
         if specular is not None and isinstance(light, Harmonics):
             raise ValueError("light from all around (Harmonics) has no highlight: no specular")
@@ -61,14 +66,17 @@ class Shading:
         self.texture = texture
         self.linear = linear
         self.sampler = sampler
+        self.reflector = reflector
 
     def __call__(self, surface: Surface) -> Float[Tensor, "... 3"]:
         """Return the shaded image."""
-        normal = surface_normal(surface)
-        shade = self.albedo(surface) * self.light.gain(surface, normal)
-        if self.specular is not None and not isinstance(self.light, Harmonics):
-            shade = shade + self.light.highlight(surface, normal, self.specular)
-        shade = shade.clamp(0, 1)
+        albedo = self.albedo(surface)
+        if self.specular is None or isinstance(self.light, Harmonics):
+            shade = self.reflector(surface, albedo, self.light)
+        else:
+            normal = surface_normal(surface)
+            highlight = self.light.highlight(surface, normal, self.specular)
+            shade = (albedo * self.light.gain(surface, normal) + highlight).clamp(0, 1)
         return linear_to_srgb(shade) if self.linear else shade
 
     def albedo(self, surface: Surface) -> Float[Tensor, "... 3"]:
@@ -79,11 +87,6 @@ class Shading:
         return sample_texture(
             self.texture, surface["uv"], surface.image_index, *slopes, sampler=self.sampler
         )
-
-
-def surface_normal(surface: Surface) -> Float[Tensor, "... 3"]:
-    """Return the unit normal on the side that is seen, from ``normal`` and ``side``."""
-    return F.normalize(surface["normal"], dim=-1, eps=1e-6) * surface["side"].detach()
 
 
 def render_lit(
@@ -120,7 +123,7 @@ def render_lit(
     """
     vertices = vertices.float()
     decode = srgb_to_linear if linear else torch.nn.Identity()
-    attributes, pyramid = _normals(vertices, faces, smooth), None
+    attributes, pyramid = _normals(rasterizer, vertices, faces, smooth), None
     if texture is None:
         white = torch.ones_like(vertices[:1])
         attributes["colour"] = Attribute(decode(white if colours is None else colours.float()))
@@ -130,7 +133,14 @@ def render_lit(
         attributes["uv"] = Attribute(texture.uv[None], texture.uv_faces, slopes)
     if specular is not None or isinstance(light, PointLight):
         attributes["position"] = Attribute(vertices)
-    shader = Shading(light, specular, pyramid, linear=linear, sampler=rasterizer.look_up)
+    shader = Shading(
+        light,
+        specular,
+        pyramid,
+        linear=linear,
+        sampler=rasterizer.look_up,
+        reflector=rasterizer.reflect,
+    )
     return rasterizer.render(
         vertices, faces, attributes, camera, shader, background=background, samples=samples
     )
@@ -157,7 +167,7 @@ def render_normals(
         smooth: whether normals are interpolated between the vertices, or one per face.
         samples: along each side of a pixel; means over them are shorter than 1 where they differ.
     """
-    attributes = _normals(vertices.float(), faces, smooth)
+    attributes = _normals(rasterizer, vertices.float(), faces, smooth)
     return rasterizer.render(vertices, faces, attributes, camera, surface_normal, samples=samples)
 
 
@@ -191,17 +201,15 @@ def render_positions(
 
 
 def _normals(
-    vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"], smooth: bool
+    rasterizer: Rasterizer,
+    vertices: Float[Tensor, "b v 3"],
+    faces: Int[Tensor, "f 3"],
+    smooth: bool,
 ) -> dict[str, Attribute]:
     """Return the normals, and which side of each face is seen: 1 outside, -1 inside."""
     rows = each_face(len(faces), faces.device)
-    with torch.no_grad():
-        outward = (face_normals(vertices, faces) * vertices[:, faces[:, 0]]).sum(-1, keepdim=True)
-        side = Attribute(torch.where(outward > 0, -1.0, 1.0), rows)
-    if smooth:
-        return {"normal": Attribute(vertex_normals(vertices, faces)), "side": side}
-    flat = F.normalize(face_normals(vertices, faces), dim=-1, eps=1e-20)
-    return {"normal": Attribute(flat, rows), "side": side}
+    normal, side = (rasterizer.normals if smooth else flat_normals)(vertices, faces)
+    return {"normal": Attribute(normal, None if smooth else rows), "side": Attribute(side, rows)}
 
 
 __all__ = [

@@ -113,9 +113,9 @@ def level_of_detail(
     (height, width), levels = pyramid.sizes[0], len(pyramid.sizes)
     (u_dx, v_dx), (u_dy, v_dy) = dx.unbind(-1), dy.unbind(-1)
     u_dx, v_dx, u_dy, v_dy = u_dx * width, v_dx * height, u_dy * width, v_dy * height
-    across, down, dot = u_dx**2 + v_dx**2, u_dy**2 + v_dy**2, u_dx * u_dy + v_dx * v_dy
-    longer = (across + down) / 2 + ((across - down).square() / 4 + dot.square()).sqrt()
-    return 0.5 * longer.clamp(1, 4.0 ** (levels - 1)).log2()
+    # A turn and a mirrored turn make up the Jacobian; along its longer axis their lengths add up.
+    turn, mirrored = torch.hypot(u_dx + v_dy, v_dx - u_dy), torch.hypot(u_dx - v_dy, v_dx + u_dy)
+    return ((turn + mirrored) / 2).clamp(1, 2.0 ** (levels - 1)).log2()
 
 
 def look_up(

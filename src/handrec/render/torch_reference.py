@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from handrec.render.base import Attribute, Rasterizer
+from handrec.render.layers import Seen, find_seen, lay
 from handrec.render.neighbours import find_neighbours
 
 #: Twice the area (px²) up to which a face counts as degenerate.
@@ -62,12 +63,9 @@ class TorchRasterizer(Rasterizer):
         attributes: list[Attribute],
     ) -> list[Tensor]:
         """Return each attribute at each pixel, ``(B, H, W, C)``, zero off the mesh."""
-        pixels = (face_index.flatten() >= 0).nonzero().squeeze(1)
-        maps = []
-        for values in self.interpolate_at(screen, faces, face_index, attributes, pixels):
-            blank = values.new_zeros(face_index.numel(), values.shape[-1])
-            maps.append(blank.index_copy(0, pixels, values).view(*face_index.shape, -1))
-        return maps
+        seen = find_seen(face_index)
+        found = self.interpolate_at(screen, faces, face_index, attributes, seen)
+        return [lay(values, face_index, seen).permute(0, 2, 3, 1) for values in found]
 
     def interpolate_at(
         self,
@@ -75,13 +73,12 @@ class TorchRasterizer(Rasterizer):
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
         attributes: list[Attribute],
-        pixels: Int[Tensor, " p"],
+        seen: Seen,
     ) -> list[Tensor]:
-        """Return each attribute at some pixels that see a face, ``(P, C)``."""
+        """Return each attribute at the pixels that see a face, ``(P, C)``."""
         height, width = face_index.shape[1:]
-        row, x = pixels // width, pixels % width
-        image, y = row // height, row % height
-        face = face_index.flatten()[pixels]
+        image, face, pixel = (index.long() for index in seen)
+        x, y = pixel % width, pixel // width % height
         corners = _gather(screen, image, faces[face])
         edges = edge_functions(corners[..., :2], torch.stack([x, y], dim=-1) + 0.5)
         by_depth = edges / corners[..., 2]
@@ -97,14 +94,18 @@ class TorchRasterizer(Rasterizer):
 
     def visibility(
         self,
-        image: Float[Tensor, "b h w c"],
+        image: Float[Tensor, "b c h w"],
+        mask: Float[Tensor, "b 1 h w"],
         screen: Float[Tensor, "b v 3"],
         faces: Int[Tensor, "f 3"],
         face_index: Int[Tensor, "b h w"],
-    ) -> Float[Tensor, "b h w c"]:
-        """Return ``image`` unchanged, but passing its gradient on to ``screen`` by visibility."""
-        flowing: Tensor = _EdgeFlux.apply(image, screen, faces, find_neighbours(faces), face_index)
-        return flowing
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+        """Return image and mask unchanged, but passing their gradients on to ``screen``."""
+        layers = torch.cat([image, mask], dim=1).permute(0, 2, 3, 1)
+        neighbours = find_neighbours(faces)
+        flowing: Tensor = _EdgeFlux.apply(layers, screen, faces, neighbours, face_index)
+        upright = flowing.permute(0, 3, 1, 2)
+        return upright[:, :-1], upright[:, -1:]
 
 
 class _EdgeFlux(torch.autograd.Function):

@@ -128,6 +128,26 @@ def owner(
 
 @wp.func
 @no_type_check
+def contrast(
+    shown: wp.array4d[wp.float32],
+    shown_grad: wp.array4d[wp.float32],
+    image: int,
+    y: int,
+    x: int,
+    below: int,
+    right: int,
+) -> float:
+    """Return by how much the loss changes as one pixel turns into another; 0 without gradient."""
+    change = float(0.0)  # noqa: UP018 (a variable, not a constant)
+    if shown_grad.shape[0] > 0:
+        for i in range(shown.shape[1]):
+            step = shown[image, i, y, x] - shown[image, i, below, right]
+            change += 0.5 * step * (shown_grad[image, i, y, x] + shown_grad[image, i, below, right])
+    return change
+
+
+@wp.func
+@no_type_check
 def push_edge(
     screen: wp.array2d[wp.vec3],
     faces: wp.array2d[wp.int32],
@@ -135,6 +155,8 @@ def push_edge(
     face_index: wp.array3d[wp.int32],
     shown: wp.array4d[wp.float32],
     shown_grad: wp.array4d[wp.float32],
+    mask: wp.array4d[wp.float32],
+    mask_grad: wp.array4d[wp.float32],
     pixel: wp.vec3i,
     axis: int,
     screen_grad: wp.array2d[wp.vec3],
@@ -147,11 +169,8 @@ def push_edge(
     there = wp.vec2(float(right) + 0.5, float(below) + 0.5)
     owned_by = owner(screen, faces, neighbours, image, face, other, here, there)
     if owned_by >= 0:
-        change = float(0.0)  # noqa: UP018 (a variable, not a constant)
-        for i in range(shown.shape[3]):
-            step = shown[image, y, x, i] - shown[image, below, right, i]
-            grad = shown_grad[image, y, x, i] + shown_grad[image, below, right, i]
-            change += 0.5 * step * grad
+        change = contrast(shown, shown_grad, image, y, x, below, right)
+        change += contrast(mask, mask_grad, image, y, x, below, right)
         push = wp.vec3(change * float(1 - axis), change * float(axis), 0.0)
         centre = wp.where(owned_by == face, here, there)
         push_corners(screen, faces, image, owned_by, centre, push, screen_grad)
@@ -166,6 +185,8 @@ def edge_flux(
     face_index: wp.array3d[wp.int32],
     shown: wp.array4d[wp.float32],
     shown_grad: wp.array4d[wp.float32],
+    mask: wp.array4d[wp.float32],
+    mask_grad: wp.array4d[wp.float32],
     span: int,
     first: int,
     screen_grad: wp.array2d[wp.vec3],
@@ -187,6 +208,8 @@ def edge_flux(
                         face_index,
                         shown,
                         shown_grad,
+                        mask,
+                        mask_grad,
                         p,
                         axis,
                         screen_grad,

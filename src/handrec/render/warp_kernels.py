@@ -1,11 +1,12 @@
 """Warp kernels of the rasterizer: one source for CPU and CUDA.
 
-A kernel runs over images and their elements, or over a list of pixels, from number ``first`` on, so
-that a launch may take a share of the batch. Shapes: ``screen (B, V)`` of ``(x px, y px, z m)``,
-``faces (F, 3)``, ``face_index (B, H, W)``; for lists of pixels ``pixels (P,)``, indices into the
-elements of ``face_index``, and ``image_at, face_at (P,)``; what is found there is ``(P, C)``.
-Contraction into fused operations is off: rounding has to be the same on every device, and opposite
-on the two sides of an edge. Gradients are added to, in whichever order the threads come.
+A kernel runs over images and their elements, from number ``first`` on, or over a list of pixels,
+from ``first`` to before ``end``, so that a launch may take a share of the batch. Shapes: ``screen
+(B, V)`` of ``(x px, y px, z m)``, ``faces (F, 3)``, ``face_index (B, H, W)``; for lists of pixels
+``pixels (P,)``, indices into the elements of ``face_index``, and ``image_at, face_at (P,)``; what
+is found there is ``(P, C)``. Contraction into fused operations is off: rounding has to be the same
+on every device, and opposite on the two sides of an edge. Gradients are added to, in whichever
+order the threads come.
 """
 
 from typing import no_type_check
@@ -100,20 +101,66 @@ def weigh(
     width: int,
     height: int,
     first: int,
+    end: int,
+    step: int,
     weights: wp.array[wp.vec3],
 ) -> None:
     """Write the perspective-correct barycentric weights of each pixel."""
-    i = wp.tid() + first
-    image, face = image_at[i], face_at[i]
-    if face < 0:
-        return
-    a = screen[image, faces[face, 0]]
-    b = screen[image, faces[face, 1]]
-    c = screen[image, faces[face, 2]]
-    p = centre(pixels[i], width, height)
-    e = edge_functions(a, b, c, p[0], p[1])
-    by_depth = wp.vec3(e[0] / a[2], e[1] / b[2], e[2] / c[2])
-    weights[i] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
+    for i in range(wp.tid() + first, end, step):
+        image, face = image_at[i], face_at[i]
+        if face < 0:
+            continue
+        a = screen[image, faces[face, 0]]
+        b = screen[image, faces[face, 1]]
+        c = screen[image, faces[face, 2]]
+        p = centre(pixels[i], width, height)
+        e = edge_functions(a, b, c, p[0], p[1])
+        by_depth = wp.vec3(e[0] / a[2], e[1] / b[2], e[2] / c[2])
+        weights[i] = by_depth / (by_depth[0] + by_depth[1] + by_depth[2])
+
+
+@wp.kernel
+@no_type_check
+def slope(
+    screen: wp.array2d[wp.vec3],
+    faces: wp.array2d[wp.int32],
+    image_at: wp.array[wp.int32],
+    face_at: wp.array[wp.int32],
+    pixels: wp.array[wp.int32],
+    width: int,
+    height: int,
+    values: wp.array3d[wp.float32],
+    rows: wp.array2d[wp.int32],
+    first: int,
+    end: int,
+    step: int,
+    right: wp.array2d[wp.float32],
+    down: wp.array2d[wp.float32],
+) -> None:
+    """Write the change of the blended values from each pixel to the next ones along its face."""
+    for i in range(wp.tid() + first, end, step):
+        image, face = image_at[i], face_at[i]
+        if face < 0:
+            continue
+        a = screen[image, faces[face, 0]]
+        b = screen[image, faces[face, 1]]
+        c = screen[image, faces[face, 2]]
+        p = centre(pixels[i], width, height)
+        inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
+        by_depth = wp.cw_mul(edge_functions(a, b, c, p[0], p[1]), inverse)
+        total = by_depth[0] + by_depth[1] + by_depth[2]
+        w = by_depth / total
+        # How by_depth changes along x and y; the weights are its shares.
+        dx = wp.cw_mul(wp.vec3(b[1] - c[1], c[1] - a[1], a[1] - b[1]), inverse) / total
+        dy = wp.cw_mul(wp.vec3(c[0] - b[0], a[0] - c[0], b[0] - a[0]), inverse) / total
+        dx -= (dx[0] + dx[1] + dx[2]) * w
+        dy -= (dy[0] + dy[1] + dy[2]) * w
+        source = wp.min(image, values.shape[0] - 1)
+        at_a, at_b, at_c = rows[face, 0], rows[face, 1], rows[face, 2]
+        for k in range(values.shape[2]):
+            v = wp.vec3(values[source, at_a, k], values[source, at_b, k], values[source, at_c, k])
+            right[i, k] = wp.dot(dx, v)
+            down[i, k] = wp.dot(dy, v)
 
 
 @wp.func
@@ -143,36 +190,38 @@ def weigh_backward(
     height: int,
     weights_grad: wp.array[wp.vec3],
     first: int,
+    end: int,
+    step: int,
     screen_grad: wp.array2d[wp.vec3],
 ) -> None:
     """Add the gradient of the weights to that of the corners on screen."""
-    i = wp.tid() + first
-    image, face = image_at[i], face_at[i]
-    if face < 0:
-        return
-    a = screen[image, faces[face, 0]]
-    b = screen[image, faces[face, 1]]
-    c = screen[image, faces[face, 2]]
-    p = centre(pixels[i], width, height)
-    e = edge_functions(a, b, c, p[0], p[1])
-    inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
-    by_depth = wp.cw_mul(e, inverse)
-    total = by_depth[0] + by_depth[1] + by_depth[2]
-    grad = damping(a, b, c, e) * weights_grad[i]
-    mean = wp.dot(grad, by_depth) / total
-    # The weights are by_depth / total; by_depth is e / z; the rest is the derivative of e.
-    by_depth_grad = (grad - wp.vec3(mean, mean, mean)) / total
-    g = wp.cw_mul(by_depth_grad, inverse)
-    z = -wp.cw_mul(g, by_depth)
-    ax, ay = a[0] - p[0], a[1] - p[1]
-    bx, by = b[0] - p[0], b[1] - p[1]
-    cx, cy = c[0] - p[0], c[1] - p[1]
-    a_grad = wp.vec3(g[2] * by - g[1] * cy, g[1] * cx - g[2] * bx, z[0])
-    b_grad = wp.vec3(g[0] * cy - g[2] * ay, g[2] * ax - g[0] * cx, z[1])
-    c_grad = wp.vec3(g[1] * ay - g[0] * by, g[0] * bx - g[1] * ax, z[2])
-    wp.atomic_add(screen_grad, image, faces[face, 0], a_grad)
-    wp.atomic_add(screen_grad, image, faces[face, 1], b_grad)
-    wp.atomic_add(screen_grad, image, faces[face, 2], c_grad)
+    for i in range(wp.tid() + first, end, step):
+        image, face = image_at[i], face_at[i]
+        if face < 0:
+            continue
+        a = screen[image, faces[face, 0]]
+        b = screen[image, faces[face, 1]]
+        c = screen[image, faces[face, 2]]
+        p = centre(pixels[i], width, height)
+        e = edge_functions(a, b, c, p[0], p[1])
+        inverse = wp.vec3(1.0 / a[2], 1.0 / b[2], 1.0 / c[2])
+        by_depth = wp.cw_mul(e, inverse)
+        total = by_depth[0] + by_depth[1] + by_depth[2]
+        grad = damping(a, b, c, e) * weights_grad[i]
+        mean = wp.dot(grad, by_depth) / total
+        # The weights are by_depth / total; by_depth is e / z; the rest is the derivative of e.
+        by_depth_grad = (grad - wp.vec3(mean, mean, mean)) / total
+        g = wp.cw_mul(by_depth_grad, inverse)
+        z = -wp.cw_mul(g, by_depth)
+        ax, ay = a[0] - p[0], a[1] - p[1]
+        bx, by = b[0] - p[0], b[1] - p[1]
+        cx, cy = c[0] - p[0], c[1] - p[1]
+        a_grad = wp.vec3(g[2] * by - g[1] * cy, g[1] * cx - g[2] * bx, z[0])
+        b_grad = wp.vec3(g[0] * cy - g[2] * ay, g[2] * ax - g[0] * cx, z[1])
+        c_grad = wp.vec3(g[1] * ay - g[0] * by, g[0] * bx - g[1] * ax, z[2])
+        wp.atomic_add(screen_grad, image, faces[face, 0], a_grad)
+        wp.atomic_add(screen_grad, image, faces[face, 1], b_grad)
+        wp.atomic_add(screen_grad, image, faces[face, 2], c_grad)
 
 
 @wp.kernel
@@ -184,19 +233,21 @@ def blend(
     face_at: wp.array[wp.int32],
     weights: wp.array[wp.vec3],
     first: int,
+    end: int,
+    step: int,
     blended: wp.array2d[wp.float32],
 ) -> None:
     """Write the weighted mean of the corners' values; values of one image serve all."""
-    i = wp.tid() + first
-    face = face_at[i]
-    if face < 0:
-        return
-    source = wp.min(image_at[i], values.shape[0] - 1)
-    w = weights[i]
-    a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
-    for k in range(values.shape[2]):
-        at_a, at_b, at_c = values[source, a, k], values[source, b, k], values[source, c, k]
-        blended[i, k] = w[0] * at_a + w[1] * at_b + w[2] * at_c
+    for i in range(wp.tid() + first, end, step):
+        face = face_at[i]
+        if face < 0:
+            continue
+        source = wp.min(image_at[i], values.shape[0] - 1)
+        w = weights[i]
+        a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
+        for k in range(values.shape[2]):
+            at_a, at_b, at_c = values[source, a, k], values[source, b, k], values[source, c, k]
+            blended[i, k] = w[0] * at_a + w[1] * at_b + w[2] * at_c
 
 
 @wp.kernel
@@ -209,23 +260,27 @@ def blend_backward(
     weights: wp.array[wp.vec3],
     blended_grad: wp.array2d[wp.float32],
     first: int,
+    end: int,
+    step: int,
     values_grad: wp.array3d[wp.float32],
     weights_grad: wp.array[wp.vec3],
 ) -> None:
-    """Write the gradient of the weights, and add to that of the values unless it is empty."""
-    i = wp.tid() + first
-    face = face_at[i]
-    if face < 0:
-        return
-    source = wp.min(image_at[i], values.shape[0] - 1)
-    w = weights[i]
-    a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
-    w_grad = wp.vec3()
-    for k in range(values.shape[2]):
-        grad = blended_grad[i, k]
-        w_grad += grad * wp.vec3(values[source, a, k], values[source, b, k], values[source, c, k])
-        if values_grad.shape[0] > 0:
-            wp.atomic_add(values_grad, source, a, k, w[0] * grad)
-            wp.atomic_add(values_grad, source, b, k, w[1] * grad)
-            wp.atomic_add(values_grad, source, c, k, w[2] * grad)
-    weights_grad[i] = w_grad
+    """Add to the gradient of the weights, and to that of the values unless it is empty."""
+    for i in range(wp.tid() + first, end, step):
+        face = face_at[i]
+        if face < 0:
+            continue
+        source = wp.min(image_at[i], values.shape[0] - 1)
+        w = weights[i]
+        a, b, c = rows[face, 0], rows[face, 1], rows[face, 2]
+        w_grad = wp.vec3()
+        for k in range(values.shape[2]):
+            grad = blended_grad[i, k]
+            w_grad += grad * wp.vec3(
+                values[source, a, k], values[source, b, k], values[source, c, k]
+            )
+            if values_grad.shape[0] > 0:
+                wp.atomic_add(values_grad, source, a, k, w[0] * grad)
+                wp.atomic_add(values_grad, source, b, k, w[1] * grad)
+                wp.atomic_add(values_grad, source, c, k, w[2] * grad)
+        weights_grad[i] = weights_grad[i] + w_grad

@@ -16,6 +16,8 @@ from torch import Tensor
 _MODULES = (
     "handrec.render.warp_kernels",
     "handrec.render.warp_edge_kernels",
+    "handrec.render.warp_light_kernels",
+    "handrec.render.warp_normal_kernels",
     "handrec.render.warp_texture_kernels",
 )
 
@@ -42,14 +44,16 @@ def launch(
     elements: Sequence[int] = (),
     modules: tuple[str, ...] = _MODULES,
 ) -> None:
-    """Run a kernel over images or pixels, and over the elements of each.
+    """Run a kernel over images and the elements of each, or over a list.
 
     Args:
-        name: of the kernel; it takes the inputs, the first image or pixel, the outputs.
+        name: of the kernel. It takes the inputs, the first image, the outputs. Over a list it takes
+            the inputs, the first item, the end, the step from item to item, the outputs: a CPU is
+            faster when it starts once and walks from item to item.
         bounds: of the threads' shares, see :func:`shares`.
         inputs: tensors and numbers.
         outputs: tensors, written in place; a list of them has one for each thread.
-        elements: along each further axis.
+        elements: along each further axis; none for a list.
         modules: that hold the kernel.
     """
     import warp as wp
@@ -62,7 +66,7 @@ def launch(
     if device.type == "cuda":
         stream = wp.stream_from_torch(device)
     types = [argument.type for argument in kernel.adj.args]
-    del types[len(inputs)]  # the first image or pixel
+    del types[len(inputs) : len(inputs) + (1 if elements else 3)]  # where to start and to end
     tensors = [_readable(x, of) for x, of in zip(inputs, types, strict=False)]  # outlive the launch
     before = [_as_warp(x, of) for x, of in zip(tensors, types, strict=False)]
 
@@ -70,8 +74,11 @@ def launch(
         first, last = bounds[share : share + 2]
         mine = (x if isinstance(x, Tensor) else x[share] for x in outputs)
         after = [_as_warp(x, of) for x, of in zip(mine, types[len(inputs) :], strict=True)]
-        size = (last - first, *elements)
-        wp.launch(kernel, size, [*before, first, *after], device=wp_device, stream=stream)
+        size, place = (last - first, *elements), [first]
+        if not elements:
+            starts = 1 if device.type == "cpu" else last - first
+            size, place = (starts,), [first, last, starts]
+        wp.launch(kernel, size, [*before, *place, *after], device=wp_device, stream=stream)
 
     threads = len(bounds) - 1
     if threads == 1:

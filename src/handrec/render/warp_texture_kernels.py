@@ -1,8 +1,8 @@
 """Warp kernels of the texture look-up, see :func:`handrec.render.textures.look_up`.
 
-They run over pixels, from number ``first`` on. Shapes: ``texels (T, N)`` of RGB; ``levels (L, 3)``
-of ``(first texel, height, width)``; ``uv (P,)``; ``level (P,)``; ``image_index (P,)``, or empty
-where one texture serves all.
+They run over pixels, from number ``first`` to before ``end``. Shapes: ``texels (T, N)`` of RGB;
+``levels (L, 3)`` of ``(first texel, height, width)``; ``uv (P,)``; ``level (P,)``; ``image_index
+(P,)``, or empty where one texture serves all.
 """
 
 from typing import no_type_check
@@ -54,22 +54,24 @@ def look_up(
     level: wp.array[wp.float32],
     image_index: wp.array[wp.int32],
     first: int,
+    end: int,
+    step: int,
     colours: wp.array[wp.vec3],
 ) -> None:
     """Write the colours, bilinear between texels and linear between levels."""
-    i = wp.tid() + first
-    image = 0
-    if image_index.shape[0] > 0:
-        image = image_index[i]
-    lower = wp.min(int(level[i]), wp.max(levels.shape[0] - 2, 0))
-    colour = wp.vec3()
-    for step in range(wp.min(levels.shape[0], 2)):
-        share = wp.abs(float(1 - step) - (level[i] - float(lower)))
-        corners, at, _slope = texels_at(levels, lower + step, uv[i])
-        weights = share * bilinear(at)
-        for j in range(4):
-            colour += weights[j] * texels[image, corners[j]]
-    colours[i] = colour
+    for i in range(wp.tid() + first, end, step):
+        image = 0
+        if image_index.shape[0] > 0:
+            image = image_index[i]
+        lower = wp.min(int(level[i]), wp.max(levels.shape[0] - 2, 0))
+        colour = wp.vec3()
+        for further in range(wp.min(levels.shape[0], 2)):
+            share = wp.abs(float(1 - further) - (level[i] - float(lower)))
+            corners, at, _slope = texels_at(levels, lower + further, uv[i])
+            weights = share * bilinear(at)
+            for j in range(4):
+                colour += weights[j] * texels[image, corners[j]]
+        colours[i] = colour
 
 
 @wp.kernel
@@ -82,26 +84,28 @@ def look_up_backward(
     image_index: wp.array[wp.int32],
     colours_grad: wp.array[wp.vec3],
     first: int,
+    end: int,
+    step: int,
     texels_grad: wp.array2d[wp.vec3],
     uv_grad: wp.array[wp.vec2],
 ) -> None:
     """Write the gradient of ``uv``, and add to that of the texels unless it is empty."""
-    i = wp.tid() + first
-    image = 0
-    if image_index.shape[0] > 0:
-        image = image_index[i]
-    lower = wp.min(int(level[i]), wp.max(levels.shape[0] - 2, 0))
-    grad, total = colours_grad[i], wp.vec2()
-    for step in range(wp.min(levels.shape[0], 2)):
-        share = wp.abs(float(1 - step) - (level[i] - float(lower)))
-        corners, at, slope = texels_at(levels, lower + step, uv[i])
-        a, b = wp.dot(grad, texels[image, corners[0]]), wp.dot(grad, texels[image, corners[1]])
-        c, d = wp.dot(grad, texels[image, corners[2]]), wp.dot(grad, texels[image, corners[3]])
-        across = (b - a) * (1.0 - at[1]) + (d - c) * at[1]
-        down = (c - a) * (1.0 - at[0]) + (d - b) * at[0]
-        total += share * wp.vec2(across * slope[0], down * slope[1])
-        if texels_grad.shape[0] > 0:
-            weights = share * bilinear(at)
-            for j in range(4):
-                wp.atomic_add(texels_grad, image, corners[j], weights[j] * grad)
-    uv_grad[i] = total
+    for i in range(wp.tid() + first, end, step):
+        image = 0
+        if image_index.shape[0] > 0:
+            image = image_index[i]
+        lower = wp.min(int(level[i]), wp.max(levels.shape[0] - 2, 0))
+        grad, total = colours_grad[i], wp.vec2()
+        for further in range(wp.min(levels.shape[0], 2)):
+            share = wp.abs(float(1 - further) - (level[i] - float(lower)))
+            corners, at, slope = texels_at(levels, lower + further, uv[i])
+            a, b = wp.dot(grad, texels[image, corners[0]]), wp.dot(grad, texels[image, corners[1]])
+            c, d = wp.dot(grad, texels[image, corners[2]]), wp.dot(grad, texels[image, corners[3]])
+            across = (b - a) * (1.0 - at[1]) + (d - c) * at[1]
+            down = (c - a) * (1.0 - at[0]) + (d - b) * at[0]
+            total += share * wp.vec2(across * slope[0], down * slope[1])
+            if texels_grad.shape[0] > 0:
+                weights = share * bilinear(at)
+                for j in range(4):
+                    wp.atomic_add(texels_grad, image, corners[j], weights[j] * grad)
+        uv_grad[i] = total
