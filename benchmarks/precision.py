@@ -40,6 +40,11 @@ class Losses(pl.Callback):
         self.left_out = 0
         self._scale = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the scale that the scaler begins with."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._scale = scaler.get_scale() if scaler is not None else 0.0
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
     ) -> None:
