@@ -24,7 +24,8 @@ def agents_command(sweep, values):
     """Return what W&B's agent makes of a sweep file, by W&B's own functions."""
     flags = create_sweep_command_args({"args": {k: {"value": v} for k, v in values.items()}})
     words = create_sweep_command(list(sweep.command))
-    stands_for = {"${program}": [sweep.program], **{f"${{{k}}}": v for k, v in flags.items()}}
+    flags |= {"env": ["/usr/bin/env"], "program": [sweep.program]}  # as wandb_agent.py has it
+    stands_for = {f"${{{name}}}": value for name, value in flags.items()}
     return [word for part in words for word in stands_for.get(part, [part])]
 
 
@@ -35,6 +36,7 @@ def test_a_sweep_file_means_to_us_what_it_means_to_wandb(name):
         assert sweep_file.command_of(sweep, values) == agents_command(sweep, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_value_of_a_sweep_parses(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
