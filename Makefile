@@ -16,7 +16,7 @@ SWEEPS = $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*.
 # What follows EXP= and its kin, as options of the handrec command.
 CHOICES = $(if $(DATA),--dataset="$(DATA)") $(if $(CKPT),--ckpt_path="$(CKPT)")
 
-.PHONY: help setup train eval predict export test lint bench results sweep clean need-exp need-run need-input need-sweep
+.PHONY: help setup train profile eval predict export test lint bench results sweep clean need-exp need-run need-input need-sweep
 
 help: ## list the targets
 	@echo "usage: make TARGET [EXP=...] [DATA=synthetic] [SCALE=smoke|cpu|gpu|paper] [ARGS='--trainer.max_epochs=3 ...']"
@@ -50,6 +50,11 @@ need-sweep:
 
 train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim [RESUME=1]
 	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(CHOICES)$(if $(RESUME), --resume="$(RESUME)") $(ARGS)
+
+profile: need-exp $(STAMP) ## trace a few steps: make profile EXP=handmim [SCALE=...]
+	@WANDB_MODE=disabled KINETO_LOG_LEVEL=99 $(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(CHOICES) --name="profile/$(EXP)" \
+	  --trainer.callbacks+=handrec.callbacks.profile.Profile --trainer.max_epochs=-1 --trainer.max_steps=12 \
+	  --trainer.limit_train_batches=1.0 --trainer.limit_val_batches=0 --trainer.enable_checkpointing=false $(ARGS)
 
 eval: need-run $(STAMP) ## evaluate the latest run: make eval EXP=handmim [CKPT=...] [DATA=...]
 	@$(BIN)/handrec test $(if $(EXP),--run="$(EXP)") $(CHOICES) $(ARGS)

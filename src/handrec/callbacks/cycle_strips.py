@@ -73,10 +73,11 @@ class CycleStrips(pl.Callback):
         if epoch % self.every and not last:
             return
         assert isinstance(pl_module, CycleHand)
-        for name, batch in self._batches.items():
+        log_dir = trainer.log_dir  # collective: every process has to ask
+        for name, batch in self._batches.items():  # of the first process
             picture = draw_strip(pl_module, batch)
-            if trainer.log_dir is not None:
-                path = Path(trainer.log_dir) / "strips" / f"{name}_{epoch:03d}.png"
+            if log_dir is not None:
+                path = Path(log_dir) / "strips" / f"{name}_{epoch:03d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             for logger in trainer.loggers:

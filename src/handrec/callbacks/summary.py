@@ -59,7 +59,7 @@ class EndSummary(pl.Callback):
         rows += best_rows(trainer)
         if (log_dir / "config.yaml").is_file():
             rows.append(("run", str(relative(log_dir))))
-        if trainer.interrupted:
+        if trainer.interrupted or not trainer.checkpoint_callbacks:
             return rows
         return rows + self._next(self._after_fit)
 

@@ -28,6 +28,8 @@ INPUT_OPTIONS = {
     "viewer": "--trainer.callbacks.viewer",
 }
 OWN = ("exp", "dataset", "scale", "run", "which", "resume", "input", *INPUT_OPTIONS)
+#: An evaluation runs on one device of the machine it is typed on, however many trained.
+ONE_PROCESS = ("--trainer.num_nodes=1", "--trainer.devices=1", "--trainer.strategy=auto")
 _CROP_SIZE = "--data.image_size="
 FORMATS = ("obj", "ply", "glb")
 #: Under which a checkpoint holds the configuration it was trained with.
@@ -104,6 +106,7 @@ def run_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:
         yield from network_arguments(config, checkpoint or Path())
     else:
         yield f"--config={config or embedded_config(checkpoint or Path())}"
+    yield from ONE_PROCESS
     if "dataset" in own:
         scale = experiments.read_yaml(config).get("scale") if config else None
         yield f"--config={experiments.find('DATA', own['dataset'])}"
@@ -162,7 +165,6 @@ def photo_arguments(own: dict[str, str]) -> Iterator[str]:
         raise UserError(f"--smooth is for videos, and {own['input']} is none")
     yield f"--data={VIDEOS if video else PHOTOS}"
     yield f"--data.input={own['input']}"
-    yield "--trainer.devices=1"
     yield f"--trainer.callbacks+={VIDEO_WRITER if video else WRITER}"
     given = {"out": "predictions", **given}
     if "formats" in given:

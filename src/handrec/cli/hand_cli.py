@@ -226,5 +226,7 @@ def quieten() -> None:
         "Checkpoint directory .* exists and is not empty",
         "You.re resuming from a checkpoint that ended before the epoch",  # data.sampler can
         ".*isinstance.treespec, LeafSpec.* is deprecated",
+        "`broadcast_buffers` is deprecated",  # in a torch newer than the oldest that we take
+        "Grad strides do not match bucket view strides",  # 1 x 1 convolutions
     ):
         warnings.filterwarnings("ignore", message=f"(?s){message}")

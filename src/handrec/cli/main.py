@@ -69,6 +69,8 @@ def dispatch(args: list[str]) -> int:
     if command in LIGHTNING:
         from handrec.cli.command_line import expand
 
+        # Read when torch is imported; its C++ warns of what methods do on purpose.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         expanded = expand(args)  # cheap, and finds most mistakes: before importing torch
         from handrec.cli.hand_cli import HandCLI
 

@@ -113,8 +113,11 @@ class HandMethod(Method):
     def on_validation_epoch_end(self) -> None:
         """Log the errors of the split under ``val/``."""
         figures = self.validation_metrics.compute()
-        self.log_dict({f"val/{name}": figure for name, figure in figures.items()})
-        self.log("val/pa_mpvpe_mm", figures["pa_mpvpe"], prog_bar=True, logger=False)
+        # Equal on all processes already; sync_dist says so to Lightning.
+        named = {f"val/{name}": figure for name, figure in figures.items()}
+        self.log_dict(named, sync_dist=True)
+        shown = figures["pa_mpvpe"]
+        self.log("val/pa_mpvpe_mm", shown, prog_bar=True, logger=False, sync_dist=True)
         self.validation_metrics.reset()
 
     # Lightning asks callbacks about the output only, and takes any.

@@ -347,7 +347,8 @@ class HandMIMPretrain(Method):
 
     def on_test_epoch_end(self) -> None:
         """Log the error of the probe on each test split, in their order."""
-        self.log_dict({f"test/{name}": error for name, error in self.probe.compute().items()})
+        errors = {f"test/{name}": error for name, error in self.probe.compute().items()}
+        self.log_dict(errors, sync_dist=True)
         self.probe.reset()
 
     @staticmethod
@@ -359,7 +360,7 @@ class HandMIMPretrain(Method):
     def on_validation_epoch_end(self) -> None:
         """Log the error of the probe, per cent of the crop's side."""
         for name, error in self.probe.compute().items():
-            self.log(f"val/{name}", error, prog_bar=name == "probe")
+            self.log(f"val/{name}", error, prog_bar=name == "probe", sync_dist=True)
         self.probe.reset()
         self._untrained.clear()
 

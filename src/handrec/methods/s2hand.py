@@ -249,7 +249,7 @@ class S2HAND(HandMethod):
         a crop of 224.
         """
         super().on_validation_epoch_end()
-        self.log("val/keypoints_px", self.keypoint_error.compute(), prog_bar=True)
+        self.log("val/keypoints_px", self.keypoint_error.compute(), prog_bar=True, sync_dist=True)
         self.keypoint_error.reset()
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:

@@ -1,0 +1,121 @@
+"""What people type to train on several processes and machines, typed."""
+
+import csv
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handrec.cli.main import main
+from tests.cli.conftest import REPOSITORY
+
+HANDREC = Path(sys.executable).with_name("handrec")
+PLAIN = "handrec.data.appearance.plain.Plain"
+#: An odd number of samples: one process has more of them than the other.
+SMALL = [
+    "--scale=smoke", f"--data.init_args.appearance={PLAIN}", f"--data.init_args.shifted={PLAIN}",
+    "--data.init_args.val_size=3", "--data.init_args.test_size=5",
+    "--data.init_args.test_splits=[test]", "--trainer.limit_test_batches=1.0",
+]  # fmt: skip
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def start(folder, *command, **environment):
+    """Start a command in a folder, as a user would; its output goes to a file there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "experiments").exists():
+        (folder / "experiments").symlink_to(REPOSITORY / "experiments")
+    variables = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", **environment}
+    with (folder / "log.txt").open("w") as log:
+        return subprocess.Popen(
+            list(map(str, command)), cwd=folder, env=variables, stdout=log, stderr=log,
+            start_new_session=True,  # a process that fails has Lightning kill the whole group
+        )  # fmt: skip
+
+
+def finish(folder, process):
+    """Return what a command printed; it ended well and warned of nothing."""
+    assert process.wait(timeout=600) == 0, (folder / "log.txt").read_text()
+    printed = (folder / "log.txt").read_text()
+    assert "arning" not in printed, printed
+    assert "sync_dist" not in printed, printed
+    return printed
+
+
+def logged(folder, name):
+    """Return the last figure of each column that a run has logged."""
+    path = folder / "lightning_logs" / name / "version_0" / "metrics.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: float(row[key]) for row in rows for key in row if row[key]}
+
+
+def figures(name):
+    """Return every number of the latest evaluation, by its place in the file."""
+    path = Path("lightning_logs", name, "version_0", "eval", "synthetic", "metrics.json")
+    return dict(numbers(json.loads(path.read_text())))
+
+
+def numbers(content, path=""):
+    pairs = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in pairs:
+        if isinstance(value, dict | list):
+            yield from numbers(value, f"{path}/{key}")
+        elif isinstance(value, float | int):
+            yield f"{path}/{key}", value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["handmim", "s2hand"])
+def test_two_processes_train_and_measure_as_one(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    printed = finish(tmp_path, start(tmp_path, HANDREC, "fit", f"--exp={name}", *SMALL, *TWO))
+    assert printed.count("handrec: made train,") == printed.count(f"trained  {name}: 2 steps") == 1
+    assert [path.name for path in Path("lightning_logs", name).iterdir()] == ["version_0"]
+    assert logged(tmp_path, name)["speed/samples_per_s"] > 0
+    main(["test", f"--run={name}"])
+    alone = figures(name)
+    finish(tmp_path, start(tmp_path, HANDREC, "test", f"--run={name}", *TWO))
+    together = figures(name)
+    assert alone.keys() == together.keys()
+    assert alone["/splits/test/samples"] == 5
+    different = {
+        key: (alone[key], together[key])
+        for key in alone
+        if not math.isclose(alone[key], together[key], rel_tol=1e-5, abs_tol=1e-9)
+    }
+    assert not different
+
+
+@pytest.mark.slow
+def test_two_machines_train_by_torchrun(tmp_path):
+    """Two agents on two addresses, with a disk each, end where two processes of one end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fit = [HANDREC, "fit", "--exp=handmim_pretrain", *SMALL]
+    agents = []
+    for rank in range(2):
+        agent = [
+            HANDREC.with_name("torchrun"), "--nnodes=2", "--nproc-per-node=1",
+            f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}",
+            f"--local-addr=127.0.0.{rank + 1}", "--no-python",
+        ]  # fmt: skip
+        nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
+        agents.append(start(tmp_path / str(rank), *agent, *fit, *nodes))
+    printed = [finish(tmp_path / str(rank), agent) for rank, agent in enumerate(agents)]
+    assert ["trained" in text for text in printed] == [True, False]
+    assert not (tmp_path / "1" / "lightning_logs").exists()  # the first machine's disk has the run
+    finish(tmp_path / "both", start(tmp_path / "both", *fit, *TWO))
+    one, two = (logged(tmp_path / place, "handmim_pretrain") for place in ("both", "0"))
+    assert one.keys() == two.keys()
+    timed = {key for key in one if key.startswith("speed/")}
+    assert {key: one[key] for key in one.keys() - timed} == pytest.approx(
+        {key: two[key] for key in one.keys() - timed}, rel=1e-5
+    )
