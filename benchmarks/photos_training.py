@@ -49,10 +49,11 @@ def excess(run: Path, folder: Path, file: str, out: Path) -> float:
     """Draw the photos, and return the largest angle beyond a joint's limits, degrees."""
     content = json.loads((folder / file).read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
-    boxes: dict[str, list[list[float]]] = {}
+    boxes: dict[str, list[dict[str, object]]] = {}
     for annotation in content["annotations"]:
         x, y, width, height = annotation["bbox"]
-        boxes.setdefault(names[annotation["image_id"]], []).append([x, y, x + width, y + height])
+        box = {"box": [x, y, x + width, y + height], "side": "right"}
+        boxes.setdefault(names[annotation["image_id"]], []).append(box)
     out.mkdir(parents=True, exist_ok=True)
     (out / "boxes.json").write_text(json.dumps(boxes))
     handrec(
