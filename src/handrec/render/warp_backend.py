@@ -121,14 +121,14 @@ class WarpRasterizer(Rasterizer):
     ) -> Float[Tensor, "... 3"]:
         """Return the colours of a matt surface: see :func:`handrec.render.lights.reflect`."""
         index = surface.image_index
-        packed = index is not None and index.dim() == 1 and len(index) > 0
-        if not (packed and isinstance(light, Light) and albedo.device.type == "cpu"):
+        packed = None if index is None or index.dim() != 1 or len(index) == 0 else index
+        if packed is None or not isinstance(light, Light) or albedo.device.type != "cpu":
             return super().reflect(surface, albedo, light)
-        first, last = int(index[0]), int(index[-1]) + 1  # of the images that are drawn together
+        first, last = int(packed[0]), int(packed[-1]) + 1  # of the images that are drawn together
         lights = (light.ambient, light.directional, F.normalize(light.direction, dim=-1))
         rows = (x.float().expand(last if len(x) == 1 else -1, -1)[first:last] for x in lights)
-        images = torch.arange(first, last + 1, dtype=index.dtype)
-        starts = torch.searchsorted(index, images, out_int32=True)
+        images = torch.arange(first, last + 1, dtype=packed.dtype)
+        starts = torch.searchsorted(packed, images, out_int32=True)
         surroundings = surface["normal"], surface["side"].detach(), albedo
         colours: Tensor = _Reflect.apply(starts, *surroundings, torch.cat(list(rows), dim=-1))
         return colours
