@@ -1,7 +1,7 @@
 """Trains `s2hand` further on a few photos with 2D keypoints, and measures how well they are met.
 
     python benchmarks/photos_training.py FOLDER [FOLDER ...] --start RUN [--scale cpu]
-        [--steps 600] [--pictures FOLDER] [--out FILE]
+        [--steps 1500] [--pictures FOLDER] [--out FILE]
 
 Each folder holds photos and one file of annotations in COCO's format; nothing else is learnt from.
 The weights of RUN, a run of `s2hand`, are the start. Photos and pictures stay out of the record.
@@ -55,10 +55,11 @@ def excess(run: Path, folder: Path, file: str, out: Path) -> float:
         box = {"box": [x, y, x + width, y + height], "side": "right"}
         boxes.setdefault(names[annotation["image_id"]], []).append(box)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "boxes.json").write_text(json.dumps(boxes))
+    places = out.with_name(f"{out.name}_boxes.json")
+    places.write_text(json.dumps(boxes))
     handrec(
         "predict", f"--run={run}", "--which=last", f"--input={folder}", f"--out={out}",
-        f"--boxes={out / 'boxes.json'}",
+        f"--boxes={places}",
     )  # fmt: skip
     pages = [json.loads((out / f"{Path(name).stem}.json").read_text()) for name in boxes]
     pose = torch.tensor([hand["pose"] for page in pages for hand in page["hands"]])
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--start", required=True)
     parser.add_argument("--scale", default="cpu")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--pictures", type=Path, default=Path("predictions"))
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
