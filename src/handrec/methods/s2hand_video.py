@@ -67,13 +67,13 @@ class S2HANDVideo(S2HAND):
 
     def setup(self, stage: str) -> None:
         """Refuse to train without clips."""
-        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None and getattr(data, "clip", None) is None:
             raise UserError(
                 f"S2HANDVideo learns from clips, and {data.name} gives none: where the data has"
                 " the option, --data.init_args.clip.length=3"
             )
+        super().setup(stage)
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""
