@@ -1,6 +1,7 @@
 """Looks at a data set: what its splits hold, whether its images and labels fit together."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from handrec.data.crop_set import CropSet
 from handrec.data.real import RealHands
+from handrec.data.streamed import StreamedImages
+from handrec.data.streams import Picture, Stream, StreamBatch, decoded
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.types import HandBatch
@@ -34,6 +37,7 @@ class Inspection(NamedTuple):
     Attributes:
         images: that were read.
         faults: a line for each that could not be.
+        known: keypoints that are labelled.
         outside: share of the known keypoints that lie outside their crop.
         joint_errors: millimetres between labelled joints and those of the labelled parameters.
         vertex_errors: the same of vertices.
@@ -42,10 +46,57 @@ class Inspection(NamedTuple):
 
     images: int
     faults: list[str]
+    known: int
     outside: float
     joint_errors: Tensor
     vertex_errors: Tensor
     pixel_errors: Tensor
+
+
+class StreamInspection(NamedTuple):
+    """What the first pictures of a streamed split say.
+
+    Attributes:
+        pictures: that were read.
+        faults: a line for each that could not be.
+        boxes: pictures with one.
+        keypoints: pictures with some.
+        left: pictures of left hands.
+    """
+
+    pictures: int
+    faults: list[str]
+    boxes: int
+    keypoints: int
+    left: int
+
+
+def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspection:
+    """Return what the first pictures of each source of a split say; 0 reads all of them."""
+    sources, read, faults = data.sources[split], data.reader(), []
+    each = -(-images // len(sources)) if images else None
+    annotations = []
+    for source in sources:
+        for found in islice(read(source), each):
+            image = found if isinstance(found, str) else decoded(found)
+            if isinstance(image, str):
+                faults.append(image)
+            elif isinstance(found, Picture):
+                annotations.append(found.annotation)
+    return StreamInspection(
+        len(annotations),
+        faults,
+        boxes=sum(a.box is not None for a in annotations),
+        keypoints=sum(a.keypoints is not None for a in annotations),
+        left=sum(a.side == "left" for a in annotations),
+    )
+
+
+def first_pictures(data: StreamedImages, split: str, count: int) -> list[HandBatch]:
+    """Return the first readable pictures of a streamed split: one batch, or none."""
+    stream = Stream(data.sources[split], data.reader(), data.image_size, count, data.box_scale)
+    batch = next(iter(stream), None)
+    return [data.label(batch.crops)] if isinstance(batch, StreamBatch) else []
 
 
 def count(data: RealHands, split: str) -> Counts:
@@ -89,7 +140,8 @@ def inspect(data: RealHands, split: str, images: int) -> Inspection:
     joints, vertices, pixels = map(torch.cat, zip((empty,) * 3, *errors, strict=True))
     if not crops.table.labels.vertices.shape[1]:  # they follow from the parameters
         vertices = empty
-    return Inspection(read, faults, outside / max(known, 1), joints, vertices, pixels)
+    share = outside / max(known, 1)
+    return Inspection(read, faults, known, share, joints, vertices, pixels)
 
 
 @torch.no_grad()
