@@ -163,6 +163,16 @@ def test_overlays_parse_with_options(here, capsys, name):
     assert (REPOSITORY / "docs/datasets.md").read_text().count(f"`{name}`")
 
 
+@pytest.mark.parametrize("name", ["coco_hands", "detected"])
+@pytest.mark.parametrize("experiment", ["s2hand", "s2hand_shape"])
+def test_s2hand_takes_no_depth_from_cameras_it_does_not_know(here, capsys, name, experiment):
+    with pytest.raises(SystemExit):
+        main(["fit", f"--exp={experiment}", f"--dataset={name}", "--scale=smoke", "--print_config"])
+    printed = capsys.readouterr().out
+    config = yaml.safe_load(printed[printed.index("seed_everything:") :])
+    assert config["model"]["init_args"]["regressor"]["init_args"]["camera"] == "weak"
+
+
 @pytest.mark.parametrize("name", ["shards", "video", "mixture"])
 def test_overlays_of_streams_and_mixtures_parse(here, capsys, name):
     given = {"shards": ["--data.shards=s"], "video": ["--data.root=v", "--data.stride=3"]}
