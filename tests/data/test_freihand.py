@@ -183,7 +183,7 @@ def test_millimetres(broken):
     path = broken / "training_xyz.json"
     joints = 1000 * np.array(json.loads(path.read_text()))
     path.write_text(json.dumps(joints.tolist()))
-    assert "joints do not span 0.03 to 0.6 m" in complaint(broken)
+    assert "the joints do not span a hand's 0.03 to 0.6 metres" in complaint(broken)
 
 
 def test_half_unpacked(broken):

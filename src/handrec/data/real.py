@@ -295,13 +295,13 @@ def check_labels(root: Path, part: Annotated) -> None:
         root, part, behind,
         "joints behind the camera, expected z > 0 (metres, x right, y down, z forward)",
     )  # fmt: skip
+    size = labels.box[:, 2:] - labels.box[:, :2]
+    _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
     span = (labels.joints_3d.amax(1) - labels.joints_3d.amin(1)).norm(dim=1)
     odd = ((span < HAND_SPAN[0]) | (span > HAND_SPAN[1])) & (labels.has_joints_3d > 0)
     _refuse(
         root, part, odd, "the joints do not span a hand's {:g} to {:g} metres".format(*HAND_SPAN)
     )
-    size = labels.box[:, 2:] - labels.box[:, :2]
-    _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
 
 
 def _refuse(root: Path, part: Annotated, bad: Tensor, what: str) -> None:
