@@ -101,8 +101,9 @@ def best_rows(trainer: pl.Trainer) -> list[tuple[str, str]]:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
             score = callback.best_model_score
-            told = score is not None and math.isfinite(float(score))  # of absent labels it is not
-            value = f"{callback.monitor} {float(score):.4g}: " if told else ""
+            value = ""
+            if score is not None and math.isfinite(float(score)):  # of absent labels it is not
+                value = f"{callback.monitor} {float(score):.4g}: "
             rows.append(("best", f"{value}{relative(Path(callback.best_model_path))}"))
     return rows
 
