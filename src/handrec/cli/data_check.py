@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _check_labelled(console, data, args)
     except FilesError as error:
+        console.print(str(error), style="bold yellow", markup=False, soft_wrap=True)
         lines = error.faults if args.images == 0 else error.faults[:SHOWN_FAULTS]
         for line in lines:
             console.print(f"  {line}", markup=False, soft_wrap=True)
