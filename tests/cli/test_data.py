@@ -104,7 +104,7 @@ def test_streams_are_checked(here, capsys, name):
     assert ("with keypoints 13" if name == "shards" else "with keypoints 0") in out
     for split in ("train", "val"):
         assert cv2.imread(str(here / f"data_check/{name}-{split}.png")).std() > 10
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2 + 100])
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     assert main(given) == 1
     assert damaged.name in capsys.readouterr().out
 

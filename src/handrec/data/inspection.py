@@ -9,8 +9,9 @@ from torch import Tensor
 
 from handrec.data.crop_set import CropSet
 from handrec.data.real import RealHands
+from handrec.data.shards import Shards
 from handrec.data.streamed import StreamedImages
-from handrec.data.streams import Picture, Stream, StreamBatch, decoded
+from handrec.data.streams import Annotation, Picture, Source, Stream, StreamBatch, decoded
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.types import HandBatch
@@ -73,16 +74,21 @@ class StreamInspection(NamedTuple):
 
 def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspection:
     """Return what the first pictures of each source of a split say; 0 reads all of them."""
-    sources, read, faults = data.sources[split], data.reader(), []
+    sources, read = data.sources[split], data.reader()
+    annotations: list[Annotation] = []
+    faults: list[str] = []
     each = -(-images // len(sources)) if images else None
-    annotations = []
     for source in sources:
+        before = len(annotations) + len(faults)
         for found in islice(read(source), each):
             image = found if isinstance(found, str) else decoded(found)
             if isinstance(image, str):
                 faults.append(image)
             elif isinstance(found, Picture):
                 annotations.append(found.annotation)
+        missing = _wanted(data, source, each) - (len(annotations) + len(faults) - before)
+        if missing > 0:  # an archive that was cut off between two files looks whole
+            faults.append(f"{source.name}: {missing} pictures are missing, says the index")
     return StreamInspection(
         len(annotations),
         faults,
@@ -90,6 +96,15 @@ def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspe
         keypoints=sum(a.keypoints is not None for a in annotations),
         left=sum(a.side == "left" for a in annotations),
     )
+
+
+def _wanted(data: StreamedImages, source: Source, most: int | None) -> int:
+    """Return how many pictures an archive is known to give; of videos that is an estimate: 0."""
+    if not isinstance(data, Shards):
+        return 0
+    stop = data.count(source) if source.stop is None else source.stop
+    number = max(0, (stop or 0) - source.start)
+    return number if most is None else min(number, most)
 
 
 def first_pictures(data: StreamedImages, split: str, count: int) -> list[HandBatch]:
