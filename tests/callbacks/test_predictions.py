@@ -9,7 +9,8 @@ import torch
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from handrec.callbacks.predictions import PredictionWriter, output_names, place_in_photo
+from handrec.callbacks.found_hands import place_in_photo
+from handrec.callbacks.predictions import PredictionWriter, output_names
 from handrec.data.photos import PhotoHand, Photos
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand

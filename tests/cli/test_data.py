@@ -67,13 +67,62 @@ def test_images_at_fault_are_listed(here, capsys):
     assert "1 at fault" in out
 
 
+def test_missing_files_are_listed(here, capsys):
+    synth("freihand")
+    for number in (3, 8, 21):
+        (here / f"set/training/rgb/{number:08d}.jpg").unlink()
+    assert main(["data", "check", "freihand", "set"]) == 1
+    out = capsys.readouterr().out
+    for number in (3, 8, 21):
+        assert f"set/training/rgb/{number:08d}.jpg: missing" in out
+    assert "3 files cannot be used" in out
+
+
+def test_joints_of_another_order_are_warned_of(here, capsys):
+    synth("freihand")
+    path = here / "set/training_xyz.json"
+    joints = json.loads(path.read_text())
+    path.write_text(json.dumps([[entry[0], *reversed(entry[1:])] for entry in joints]))
+    assert main(["data", "check", "freihand", "set"]) == 0
+    assert "joints of another order" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["shards", "video"])
+def test_streams_are_checked(here, capsys, name):
+    if name == "shards":
+        assert synth("shards") == 0
+        assert "handrec data check shards set" in capsys.readouterr().out
+        root, damaged = here / "set", here / "set/000000.tar"
+    else:
+        synth("coco")
+        root, damaged = here / "set/images", here / "set/images/00000002.jpg"
+    given = ["data", "check", name, str(root), "--set", "val_share=0.2"]
+    given += ["--set", "stride=1"] if name == "video" else []
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "nothing wrong" in out
+    assert ("with keypoints 13" if name == "shards" else "with keypoints 0") in out
+    for split in ("train", "val"):
+        assert cv2.imread(str(here / f"data_check/{name}-{split}.png")).std() > 10
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    assert main(given) == 1
+    assert damaged.name in capsys.readouterr().out
+
+
+def test_formats_go_by_the_names_of_the_overlays_too(here, capsys):
+    assert synth("coco_hands") == 0
+    assert (here / "set/annotations.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
         (["check", "freihand"], "freihand is not part of handrec: give its folder"),
         (["check", "freihand", "nowhere"], "freihand: no folder nowhere"),
         (["check", "freihnd", "nowhere"], "unknown DATA 'freihnd' (did you mean 'freihand'?)"),
-        (["check", "synthetic"], "synthetic is drawn or streamed: it has no labels on the disk"),
+        (["check", "synthetic"], "synthetic is drawn or a mixture: check its sets by themselves"),
+        (["check", "shards", "nowhere"], "nowhere: no such archive"),
+        (["check", "video", "nowhere"], "nowhere: no such video or folder"),
         (["check", "ho3d_v2", "set"], "set is not the root of ho3d_v2: it has no train.txt"),
         (["check", "coco_hands", "set", "--set", "x"], "--set x: expected OPTION=VALUE"),
         (["check", "coco_hands", "set", "--set", "x=1"], "unexpected keyword argument 'x'"),
@@ -112,6 +161,16 @@ def test_overlays_parse_with_options(here, capsys, name):
     assert data["init_args"]["root"] == "somewhere"
     assert data["init_args"]["image_size"] == 64
     assert (REPOSITORY / "docs/datasets.md").read_text().count(f"`{name}`")
+
+
+@pytest.mark.parametrize("name", ["coco_hands", "detected"])
+@pytest.mark.parametrize("experiment", ["s2hand", "s2hand_shape"])
+def test_s2hand_takes_no_depth_from_cameras_it_does_not_know(here, capsys, name, experiment):
+    with pytest.raises(SystemExit):
+        main(["fit", f"--exp={experiment}", f"--dataset={name}", "--scale=smoke", "--print_config"])
+    printed = capsys.readouterr().out
+    config = yaml.safe_load(printed[printed.index("seed_everything:") :])
+    assert config["model"]["init_args"]["regressor"]["init_args"]["camera"] == "weak"
 
 
 @pytest.mark.parametrize("name", ["shards", "video", "mixture"])

@@ -1,5 +1,7 @@
 """What every data module promises, over every data set."""
 
+import json
+import shutil
 from functools import partial
 
 import pytest
@@ -8,6 +10,7 @@ from pytorch_lightning.utilities import CombinedLoader
 
 from handrec.data.augment import Augmentation
 from handrec.data.coco_hands import CocoHands
+from handrec.data.detected import DetectedHands
 from handrec.data.dexycb import DexYCB
 from handrec.data.folder import Folder
 from handrec.data.freihand import FreiHand
@@ -29,7 +32,8 @@ from handrec.types import HandBatch
 from tests.sets import drawn, hand_model, rows
 
 ON_DISK = (
-    "freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "folder", "dexycb", "interhand26m", "rhd",
+    "freihand", "ho3d_v2", "ho3d_v3", "coco_hands", "detected", "folder", "dexycb", "interhand26m",
+    "rhd",
 )  # fmt: skip
 STREAMS = ("shards", "video")
 SETS = ("synthetic", *ON_DISK, *STREAMS, "mixture")
@@ -46,6 +50,10 @@ def folder(tmp_path_factory):
         write_ho3d(folder / name, [rows(video, 0, 12)], [rows(video, 12, 16)], hand, version)
     write_coco(folder / "coco_hands", [batch], hand)
     (folder / "folder").symlink_to(folder / "coco_hands/images")
+    shutil.copytree(folder / "coco_hands/images", folder / "detected")
+    names = sorted(path.name for path in (folder / "detected").iterdir())
+    parts = batch.keypoints_2d[: len(names)].tolist(), batch.confidence[: len(names)].tolist()
+    (folder / "detected/detect_all.json").write_text(json.dumps([*parts, names]))
     for write in (write_dexycb, write_interhand26m, write_rhd):
         root = folder / write.__name__.removeprefix("write_")
         write(root, [rows(batch, 0, 6)], [rows(batch, 6, 8)], hand)
@@ -69,8 +77,8 @@ def build(name, folder, **options):
         return classes[name](str(folder / name), val_share=0.4, **common)
     common["cache_dir"] = str(folder / "labels")
     classes = {
-        "freihand": FreiHand, "coco_hands": CocoHands, "folder": Folder, "dexycb": DexYCB,
-        "interhand26m": InterHand26M, "rhd": RHD,
+        "freihand": FreiHand, "coco_hands": CocoHands, "detected": DetectedHands, "folder": Folder,
+        "dexycb": DexYCB, "interhand26m": InterHand26M, "rhd": RHD,
     }  # fmt: skip
     if name in classes:
         return classes[name](str(folder / name), **common)

@@ -170,8 +170,8 @@ def test_files_of_other_images_are_refused(folder, names, message):
         ([made(3)[0], made(2)[1], NAMES], "confidences are 2 x 21 x 1, expected 3 x 21"),
         ([[[[1, 2]] * 20] * 3, made(3)[1], NAMES], "keypoints are 3 x 20 x 2, expected"),
         ([made(3)[0], [[None] * 21] * 3, NAMES], "entry 0: confidences are not finite"),
-        ([made(3)[0], [["x"] * 21] * 3, NAMES], "confidences are not all numbers, expected"),
-        ([[], [], []], "keypoints are not all numbers, expected|no hand in it"),
+        ([made(3)[0], [["x"] * 21] * 3, NAMES], "confidences are not equal rows of numbers"),
+        ([[], [], NAMES], "keypoints are 0, expected 3 x 21 x 2 for 3 names"),
     ],
 )
 def test_broken_files_are_refused(folder, parts, message):

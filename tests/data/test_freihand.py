@@ -168,6 +168,24 @@ def test_wrong_root(tmp_path, monkeypatch):
     assert FreiHand().root == tmp_path / "FreiHAND_pub_v2"
 
 
+def test_without_masks(broken):
+    for mask in (broken / "training/mask").iterdir():
+        mask.unlink()
+    said = complaint(broken)
+    assert "3 of 3 masks are missing, the first is training/mask/00000000.jpg" in said
+    assert "--data.masks=false" in said
+    data = prepared(reader(broken, hand=hand_model("Mano"), masks=False))
+    assert not everything(data, "training").has_mask.any()
+    assert "masks are missing" in complaint(broken)  # labels read without them are not used
+
+
+def test_millimetres(broken):
+    path = broken / "training_xyz.json"
+    joints = 1000 * np.array(json.loads(path.read_text()))
+    path.write_text(json.dumps(joints.tolist()))
+    assert "the joints do not span a hand's 0.03 to 0.6 metres" in complaint(broken)
+
+
 def test_half_unpacked(broken):
     (broken / "training/rgb/00000004.jpg").unlink()
     (broken / "training/rgb/00000005.jpg").unlink()

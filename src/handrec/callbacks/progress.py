@@ -1,5 +1,6 @@
 """Progress that reads well on a terminal and in a log file."""
 
+import math
 import sys
 import time
 
@@ -21,7 +22,7 @@ class TerminalBar(RichProgressBar):
         """Return what stands behind the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        return {name: value for name, value in metrics.items() if not _unlabelled(name, value)}
 
 
 class ProgressLines(ProgressBar):
@@ -98,11 +99,20 @@ class ProgressLines(ProgressBar):
         elapsed = self._printed - self._started
         metrics = self.get_metrics(trainer, pl_module)
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {step}/{total}"]
-        figures = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        figures = {
+            name: value
+            for name, value in metrics.items()
+            if isinstance(value, float) and not _unlabelled(name, value)
+        }
         parts += [f"{name} {value:.4g}" for name, value in figures.items()]
         if 0 < step < total:
             parts.append(f"{clock(elapsed * (total - step) / step)} left")
         print(" · ".join(parts), flush=True)
+
+
+def _unlabelled(name: str, value: object) -> bool:
+    """Return whether a figure is of labels that the validation data does not have."""
+    return name.startswith("val/") and isinstance(value, float) and math.isnan(value)
 
 
 def clock(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """What happened, where it lies, and what to type next."""
 
+import math
 import time
 from pathlib import Path
 
@@ -100,7 +101,9 @@ def best_rows(trainer: pl.Trainer) -> list[tuple[str, str]]:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
             score = callback.best_model_score
-            value = "" if score is None else f"{callback.monitor} {float(score):.4g}: "
+            value = ""
+            if score is not None and math.isfinite(float(score)):  # of absent labels it is not
+                value = f"{callback.monitor} {float(score):.4g}: "
             rows.append(("best", f"{value}{relative(Path(callback.best_model_path))}"))
     return rows
 

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from handrec.callbacks.predictions import (
+from handrec.callbacks.found_hands import (
     CONVENTIONS,
     DEPTH_NOTE,
     FoundHand,

@@ -6,13 +6,8 @@ from typing import Literal
 
 import pytorch_lightning as pl
 
-from handrec.callbacks.predictions import (
-    FoundHand,
-    describe_method,
-    output_names,
-    place_in_photo,
-    prepare_folder,
-)
+from handrec.callbacks.found_hands import FoundHand, describe_method, place_in_photo
+from handrec.callbacks.predictions import output_names, prepare_folder
 from handrec.callbacks.smoothing import HandSmoother
 from handrec.callbacks.timing import NetworkTimer
 from handrec.callbacks.video_outputs import VideoOutputs

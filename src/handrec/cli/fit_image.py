@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from handrec.callbacks.predictions import FoundHand
+    from handrec.callbacks.found_hands import FoundHand
     from handrec.data.photos import PhotoHand
     from handrec.fitting.fit import Fit
     from handrec.hand.base import HandModel
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, write, and say what was found."""
-    from handrec.callbacks.predictions import place_in_photo
+    from handrec.callbacks.found_hands import place_in_photo
     from handrec.errors import UserError
     from handrec.fitting.fit import fit_photo
     from handrec.hand.openhand import OpenHand
@@ -124,7 +124,7 @@ def describe_fit(
         args: of the command.
         seconds: that the fit took.
     """
-    from handrec.callbacks.predictions import describe
+    from handrec.callbacks.found_hands import describe
 
     light = fit.prediction.light
     mirror = -1 if found.item.side == "left" else 1

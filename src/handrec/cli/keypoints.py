@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     out.write_text(json.dumps(as_coco(hands)) + "\n", encoding="utf-8")
     photos = len({hand.name for hand in hands})
     print(f"written: {out}: {len(hands)} hands in {photos} photos; look at them:")
-    print(f"  handrec data check coco_hands {out.parent} --set annotations={out.name}")
+    root = _folder(args.input)
+    file = out.name if out.parent.resolve() == root.resolve() else out.resolve()
+    print(f"  handrec data check coco_hands {root} --set annotations={file}")
     if skipped:
         print(f"left out: {len(skipped)}", *skipped[:10], sep="\n  ")
     return 0

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from handrec.data.crops import Box, default_intrinsics, square_box
+from handrec.data.json_files import read_json
 from handrec.errors import UserError
 
 Side = Literal["right", "left"]
@@ -202,25 +203,3 @@ def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     except (TypeError, ValueError):
         return None
     return array if array.shape == shape and np.isfinite(array).all() else None
-
-
-def read_json(path: Path) -> Any:
-    """Return a JSON file's content; errors name the line, a name may not come twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(content := dict(pairs)) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in content if names.count(name) > 1)
-            raise UserError(f"{path}: {twice!r} comes twice")
-        return content
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text") from error

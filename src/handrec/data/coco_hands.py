@@ -13,7 +13,7 @@ from torch import Tensor
 from handrec.data.boxes import Side
 from handrec.data.columns import HALF_PIXEL, held_out, image_size, numbered
 from handrec.data.crops import default_intrinsics
-from handrec.data.json_arrays import read_json
+from handrec.data.json_files import read_json
 from handrec.data.keypoint_orders import PRESETS, to_canonical
 from handrec.data.labels import Annotated, LabelTable, no_labels
 from handrec.data.real import RealHands

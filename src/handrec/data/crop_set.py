@@ -223,9 +223,8 @@ def to_hand_batch(
     joints = labels.joints_3d * flip[:, None]
     posed = _posed(labels, joints[:, 0], sign, hand, labelled, pose_format)
     masks = crops.mask[:, None].float()
-    image = affine.new_empty(len(affine), 3, side, side)
     batch = HandBatch(
-        image=image.copy_(crops.picture.permute(0, 3, 1, 2)).div_(255),
+        image=_as_floats(crops.picture),
         intrinsics=intrinsics * flip[:, None],
         keypoints_2d=keypoints * (labels.confidence[..., None] > 0),  # absent ones stay zeros
         confidence=labels.confidence,
@@ -243,6 +242,16 @@ def to_hand_batch(
         **posed,
     )
     return turn_labels(batch, crops.moves)
+
+
+def _as_floats(picture: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """Return pictures in [0, 1], on their device."""
+    count, height, width, _ = picture.shape
+    if picture.device.type == "cpu":  # NumPy takes huge pages: the faults of small ones cost more
+        image = torch.from_numpy(np.empty((count, 3, height, width), np.float32))
+    else:
+        image = picture.new_empty(count, 3, height, width, dtype=torch.float32)
+    return image.copy_(picture.permute(0, 3, 1, 2)).div_(255)
 
 
 def _posed(

@@ -26,7 +26,10 @@ def is_truncated(encoded: bytes) -> bool:
 
     Decoders disagree about such files: some versions of OpenCV return the part there is.
     """
-    if encoded.startswith(_JPEG):  # an embedded preview has both markers, before the picture's
+    if encoded.startswith(_JPEG):
+        if encoded.endswith(b"\xff\xd9"):  # as nearly all do; the search below takes longer
+            return False
+        # An embedded preview has both markers, before the picture's.
         return encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda")
     return encoded.startswith(_PNG) and b"IEND" not in encoded[-64:]
 
@@ -95,7 +98,8 @@ def decode_for(
     encoded = read_encoded(path)
     reduce = 1
     if encoded.startswith(_JPEG):
-        reduce = max(factor for factor in _REDUCED if factor <= max(1.0, step_of(affine) / 2))
+        step = step_of(affine)
+        reduce = max(factor for factor in _REDUCED if factor <= max(1.0, step / 2))
     image = decode(encoded, path, reduce, grey)
     if image_size is not None:
         expected = tuple(-(-side // reduce) for side in image_size)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from handrec.data.columns import HALF_PIXEL
-from handrec.data.json_arrays import read_json
+from handrec.data.json_files import read_json
 from handrec.errors import UserError
 
 #: Joints found with less are not relied on to say where a hand is; published for the textures.
@@ -73,16 +73,15 @@ def _read_npz(path: Path) -> list[Any]:
 
 def _numbers(path: Path, what: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Return an array of finite numbers of a shape; a last side of length 1 may be left over."""
+    wanted = f"expected {' x '.join(map(str, shape))} for {shape[0]} names"
     try:
         array = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
-        array = np.zeros(0)
+        raise UserError(f"{path}: {what} are not equal rows of numbers, {wanted}") from None
     if array.shape == (*shape, 1):
         array = array[..., 0]
     if array.shape != shape:
-        sizes = " x ".join(map(str, array.shape)) if array.size else "not all numbers"
-        wanted = " x ".join(map(str, shape))
-        raise UserError(f"{path}: {what} are {sizes}, expected {wanted} for {shape[0]} names")
+        raise UserError(f"{path}: {what} are {' x '.join(map(str, array.shape))}, {wanted}")
     bad = np.flatnonzero(~np.isfinite(array.reshape(shape[0], -1)).all(1))
     if len(bad):
         raise UserError(f"{path}: entry {bad[0]}: {what} are not finite")

@@ -4,7 +4,7 @@ C. Zimmermann et al., "FreiHAND: A Dataset for Markerless Capture of Hand Pose a
 Single RGB Images", ICCV 2019. Layout and licence: docs/datasets.md.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from handrec.data.detections import detected_boxes, one_for_each, read_detection
 from handrec.data.json_arrays import read_array
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
-from handrec.data.real import RealHands
+from handrec.data.real import FilesError, RealHands
 from handrec.errors import UserError
 from handrec.geometry.camera import project
 
@@ -69,7 +69,7 @@ class FreiHand(RealHands):
 
     def facts(self) -> dict[str, Any]:
         """Return the options that the labels depend on."""
-        return {"versions": self.versions, "detections": self.detections}
+        return {"versions": self.versions, "detections": self.detections, "masks": self.masks}
 
     def sources(self, part: str) -> list[Path]:
         """Return the annotation files and the folder of images."""
@@ -85,10 +85,14 @@ class FreiHand(RealHands):
         versions = self.versions if part == "training" else VERSIONS[:1]
         numbers = [k + count * VERSIONS.index(v) for v in versions for k in range(count)]
         files = [f"{part}/rgb/{number:08d}.jpg" for number in numbers]
-        self._check_unpacked(part, files, count)
-        masks = [f"{part}/mask/{number % count:08d}.jpg" for number in numbers]
-        present = _names(self.root / part / "mask") if part == "training" else set()
-        masks = [mask if Path(mask).name in present else "" for mask in masks]
+        masks = [""] * len(files)
+        if part == "training":
+            self._check_unpacked(files, "images", count, "--data.versions leaves out versions")
+            if self.masks:
+                masks = [f"{part}/mask/{number % count:08d}.jpg" for number in numbers]
+                self._check_unpacked(masks[:count], "masks", count, "--data.masks=false reads none")
+        else:
+            self._check_unpacked(files, "images", count, "is the whole set unpacked?")
         labels = self._labels(part, torch.from_numpy(cameras))
         height, width = image_size(self.root / files[0])
         labels = labels._replace(image_size=torch.tensor([[height, width]]).repeat(count, 1))
@@ -116,15 +120,16 @@ class FreiHand(RealHands):
         version = (share * len(self.versions)).long()
         return (hands + count * version).sort().values
 
-    def _check_unpacked(self, part: str, files: list[str], count: int) -> None:
+    def _check_unpacked(self, files: list[str], what: str, count: int, remedy: str) -> None:
         """Refuse a set whose zips were not all unpacked; looks at names only."""
-        present = _names(self.root / part / "rgb")
-        missing = [name for name in files if Path(name).name not in present]
+        folder = PurePosixPath(files[0]).parent
+        present = _names(self.root / folder)
+        missing = [name for name in files if PurePosixPath(name).name not in present]
         if missing:
-            raise UserError(
-                f"{self.root}: {len(missing):,} of {len(files):,} images are missing, the first is"
-                f" {missing[0]} ({part}_K.json has {count:,} entries;"
-                + (" --data.versions leaves out colour versions)" if part == "training" else ")")
+            raise FilesError(
+                f"{self.root}: {len(missing):,} of {len(files):,} {what} are missing, the first is"
+                f" {missing[0]} ({folder.parts[0]}_K.json has {count:,} entries; {remedy})",
+                [f"{self.root / name}: missing" for name in missing],
             )
 
     def _labels(self, part: str, cameras: Float[Tensor, "n 3 3"]) -> Labels:

@@ -20,7 +20,7 @@ from handrec.data.json_arrays import read_array
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
 from handrec.data.pickles import array, read_pickle
-from handrec.data.real import RealHands
+from handrec.data.real import FilesError, RealHands
 from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.hand.joints import JOINTS, KINEMATIC_THEN_TIPS, order
@@ -159,9 +159,10 @@ class HO3D(RealHands):
                 f"{self.root} holds HO-3D {other} ({SUFFIXES[other]} images), {self.version}"
                 f" ({SUFFIXES[self.version]}) was asked for: use DATA=ho3d_{other}"
             )
-        raise UserError(
+        raise FilesError(
             f"{self.root}: {len(missing):,} of {len(files):,} images are missing, the first is"
-            f" {missing[0]}: is the data set wholly unpacked?"
+            f" {missing[0]}: is the data set wholly unpacked?",
+            [f"{self.root / name}: missing" for name in missing],
         )
 
     def _evaluation_labels(self, labels: Labels) -> Labels:

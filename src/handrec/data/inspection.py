@@ -1,6 +1,7 @@
 """Looks at a data set: what its splits hold, whether its images and labels fit together."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from handrec.data.crop_set import CropSet
 from handrec.data.real import RealHands
+from handrec.data.shards import Shards
+from handrec.data.streamed import StreamedImages
+from handrec.data.streams import Annotation, Picture, Source, Stream, StreamBatch, decoded
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.types import HandBatch
@@ -34,6 +38,7 @@ class Inspection(NamedTuple):
     Attributes:
         images: that were read.
         faults: a line for each that could not be.
+        known: keypoints that are labelled.
         outside: share of the known keypoints that lie outside their crop.
         joint_errors: millimetres between labelled joints and those of the labelled parameters.
         vertex_errors: the same of vertices.
@@ -42,10 +47,71 @@ class Inspection(NamedTuple):
 
     images: int
     faults: list[str]
+    known: int
     outside: float
     joint_errors: Tensor
     vertex_errors: Tensor
     pixel_errors: Tensor
+
+
+class StreamInspection(NamedTuple):
+    """What the first pictures of a streamed split say.
+
+    Attributes:
+        pictures: that were read.
+        faults: a line for each that could not be.
+        boxes: pictures with one.
+        keypoints: pictures with some.
+        left: pictures of left hands.
+    """
+
+    pictures: int
+    faults: list[str]
+    boxes: int
+    keypoints: int
+    left: int
+
+
+def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspection:
+    """Return what the first pictures of each source of a split say; 0 reads all of them."""
+    sources, read = data.sources[split], data.reader()
+    annotations: list[Annotation] = []
+    faults: list[str] = []
+    each = -(-images // len(sources)) if images else None
+    for source in sources:
+        before = len(annotations) + len(faults)
+        for found in islice(read(source), each):
+            image = found if isinstance(found, str) else decoded(found)
+            if isinstance(image, str):
+                faults.append(image)
+            elif isinstance(found, Picture):
+                annotations.append(found.annotation)
+        missing = _wanted(data, source, each) - (len(annotations) + len(faults) - before)
+        if missing > 0:  # an archive that was cut off between two files looks whole
+            faults.append(f"{source.name}: {missing} pictures are missing, says the index")
+    return StreamInspection(
+        len(annotations),
+        faults,
+        boxes=sum(a.box is not None for a in annotations),
+        keypoints=sum(a.keypoints is not None for a in annotations),
+        left=sum(a.side == "left" for a in annotations),
+    )
+
+
+def _wanted(data: StreamedImages, source: Source, most: int | None) -> int:
+    """Return how many pictures an archive is known to give; of videos that is an estimate: 0."""
+    if not isinstance(data, Shards):
+        return 0
+    stop = data.count(source) if source.stop is None else source.stop
+    number = max(0, (stop or 0) - source.start)
+    return number if most is None else min(number, most)
+
+
+def first_pictures(data: StreamedImages, split: str, count: int) -> list[HandBatch]:
+    """Return the first readable pictures of a streamed split: one batch, or none."""
+    stream = Stream(data.sources[split], data.reader(), data.image_size, count, data.box_scale)
+    batch = next(iter(stream), None)
+    return [data.label(batch.crops)] if isinstance(batch, StreamBatch) else []
 
 
 def count(data: RealHands, split: str) -> Counts:
@@ -89,7 +155,8 @@ def inspect(data: RealHands, split: str, images: int) -> Inspection:
     joints, vertices, pixels = map(torch.cat, zip((empty,) * 3, *errors, strict=True))
     if not crops.table.labels.vertices.shape[1]:  # they follow from the parameters
         vertices = empty
-    return Inspection(read, faults, outside / max(known, 1), joints, vertices, pixels)
+    share = outside / max(known, 1)
+    return Inspection(read, faults, known, share, joints, vertices, pixels)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from handrec.data.columns import shift_centres
-from handrec.data.json_arrays import read_json
+from handrec.data.json_files import read_json
 from handrec.data.keypoint_orders import PRESETS, to_canonical
 from handrec.data.labels import Annotated, Labels, no_labels
 from handrec.data.marked import MARK, labelled_hand

@@ -3,34 +3,15 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from handrec.data.json_files import read_json
 from handrec.errors import UserError
 
 #: Bytes that are parsed at a time.
 CHUNK = 8 << 20
-
-
-def read_json(path: Path) -> Any:
-    """Return a JSON file's content.
-
-    Raises:
-        UserError: it cannot be read; names the line.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: line {error.lineno}, column {error.colno}: {error.msg}"
-            " (is the file complete?)"
-        ) from error
 
 
 def read_array(path: Path, row: tuple[int | None, ...]) -> Float[np.ndarray, "n *row"]:

@@ -7,7 +7,7 @@ The published sets are labelled with MANO. Sets that the suite writes in their l
 import json
 from pathlib import Path
 
-from handrec.data.json_arrays import read_json
+from handrec.data.json_files import read_json
 from handrec.errors import UserError
 
 MARK = "handrec.json"

@@ -34,8 +34,24 @@ from handrec.types import HandBatch
 #: Raise whenever the same files give other labels: caches are keyed on it.
 LABELS_VERSION = 2
 
+#: Diagonal of the box around the joints of any hand, metres: others are in other units.
+HAND_SPAN = (0.03, 0.6)
+
 #: Environment variable that names the folder of all data sets.
 ROOT_VARIABLE = "HANDREC_DATA"
+
+
+class FilesError(UserError):
+    """Files of a set are missing or damaged.
+
+    Args:
+        message: names the first, and counts the others.
+        faults: a line for each.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str]) -> None:
+        super().__init__(message)
+        self.faults = list(faults)
 
 
 class RealHands(HandDataModule):
@@ -281,6 +297,11 @@ def check_labels(root: Path, part: Annotated) -> None:
     )  # fmt: skip
     size = labels.box[:, 2:] - labels.box[:, :2]
     _refuse(root, part, (size <= 0).any(1), "box of zero area, expected x1 < x2 and y1 < y2")
+    span = (labels.joints_3d.amax(1) - labels.joints_3d.amin(1)).norm(dim=1)
+    odd = ((span < HAND_SPAN[0]) | (span > HAND_SPAN[1])) & (labels.has_joints_3d > 0)
+    _refuse(
+        root, part, odd, "the joints do not span a hand's {:g} to {:g} metres".format(*HAND_SPAN)
+    )
 
 
 def _refuse(root: Path, part: Annotated, bad: Tensor, what: str) -> None:
@@ -298,14 +319,14 @@ def check_files(root: Path, files: Sequence[str]) -> None:
     """Refuse a set of which images are missing, empty or truncated.
 
     Raises:
-        UserError: names the first of them and counts the others.
+        FilesError: names the first of them, counts the others, and holds them all.
     """
     unique = list(dict.fromkeys(files))
     with ThreadPoolExecutor(max_workers=4) as pool:
         faults = list(filter(None, pool.map(lambda name: _fault(root / name), unique)))
     if faults:
         more = f" (and {len(faults) - 1} more of {len(unique)} files)" if len(faults) > 1 else ""
-        raise UserError(f"{faults[0]}{more}: is the data set wholly unpacked?")
+        raise FilesError(f"{faults[0]}{more}: is the data set wholly unpacked?", faults)
 
 
 def _fault(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from webdataset.writer import TarWriter
 
 from handrec.data.boxes import Side
 from handrec.data.crops import Box
-from handrec.data.json_arrays import read_json
+from handrec.data.json_files import read_json
 from handrec.data.streamed import StreamedImages
 from handrec.data.streams import Annotation, Picture, Reader, Source
 from handrec.errors import UserError

@@ -177,7 +177,7 @@ class Stream(IterableDataset[StreamBatch | str]):
         read: list[tuple[Source, Picture, UInt8[np.ndarray, "h w 3"]]] = []
         skipped: list[str] = []
         for source, found in pictures:
-            image = found if isinstance(found, str) else _image(found)
+            image = found if isinstance(found, str) else decoded(found)
             if isinstance(image, str):
                 skipped.append(image)
                 if len(skipped) > _HOPELESS and not read:
@@ -250,7 +250,7 @@ def reader_share(sources: Sequence[Source], reader: int, readers: int) -> list[S
     return [Share(sources[index], reader // len(sources), -(-(readers - index) // len(sources)))]
 
 
-def _image(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | str:
+def decoded(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | str:
     """Return a picture decoded, or why it cannot be."""
     if not isinstance(picture.content, bytes):
         return picture.content

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from handrec.data.boxes import Side, read_json
+from handrec.data.boxes import Side
 from handrec.data.crops import Box, crop_affine, crop_intrinsics, square_box, warp
+from handrec.data.json_files import read_json
 from handrec.errors import UserError
 from handrec.types import HandBatch
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handrec.data.boxes import Side
 from handrec.data.crops import read_image
-from handrec.data.json_arrays import read_json
+from handrec.data.json_files import read_json
 from handrec.errors import UserError
 from handrec.fitting.fit import Fit
 from handrec.fitting.photo import Keypoints, crop_hand

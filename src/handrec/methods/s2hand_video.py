@@ -71,13 +71,13 @@ class S2HANDVideo(S2HAND):
 
     def setup(self, stage: str) -> None:
         """Refuse to train without clips."""
-        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None and getattr(data, "clip", None) is None:
             raise UserError(
                 f"S2HANDVideo learns from clips, and {data.name} gives none: where the data has"
                 " the option, --data.init_args.clip.length=3"
             )
+        super().setup(stage)
 
     def train(self, mode: bool = True) -> "S2HANDVideo":
         """Keep batch normalisation as it is evaluated.
