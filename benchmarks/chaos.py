@@ -55,6 +55,12 @@ def start(folder: Path, experiment: str, epochs: int, *options: str) -> subproce
         )  # fmt: skip
 
 
+def undisturbed(folder: Path, experiment: str, epochs: int) -> None:
+    """Train in peace; end with what the training said if it fails."""
+    if start(folder, experiment, epochs).wait():
+        sys.exit((folder / "log.txt").read_text(errors="replace"))
+
+
 def last_checkpoint(folder: Path, experiment: str) -> Path:
     """Return where a training's last checkpoint lies: every start goes on in the same run."""
     run = runs.all_runs(folder / "lightning_logs")[-1]
@@ -140,11 +146,11 @@ def main() -> None:
     epochs, begun = chosen.epochs or round(20 * chosen.minutes), time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         whole, torn = Path(root, "undisturbed"), Path(root, "disturbed")
-        assert start(Path(root, "warm"), chosen.experiment, 1).wait() == 0  # draws the data
+        undisturbed(Path(root, "warm"), chosen.experiment, 1)  # draws the data
         once = time.perf_counter()
-        assert start(Path(root, "first"), chosen.experiment, 1).wait() == 0
+        undisturbed(Path(root, "first"), chosen.experiment, 1)
         once = time.perf_counter() - once
-        assert start(whole, chosen.experiment, epochs).wait() == 0
+        undisturbed(whole, chosen.experiment, epochs)
         figures: dict[str, Any] = dict(
             disturb(torn, chosen.experiment, epochs, 60 * chosen.minutes, once,
                     random.Random(chosen.seed))

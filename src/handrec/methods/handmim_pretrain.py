@@ -24,6 +24,7 @@ from handrec.losses import distillation as distil
 from handrec.losses.hand import total
 from handrec.methods.base import Method
 from handrec.methods.schedules import cosine, ramp
+from handrec.methods.weights import Weights
 from handrec.metrics.probe import KeypointProbe
 from handrec.models.base import Backbone, Features
 from handrec.models.masking import (
