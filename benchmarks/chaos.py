@@ -10,6 +10,7 @@ bit, the logged losses are the same, and no start failed by itself.
 """
 
 import argparse
+import atexit
 import csv
 import os
 import random
@@ -49,10 +50,19 @@ def start(folder: Path, experiment: str, epochs: int, *options: str) -> subproce
     if not link.exists():
         link.symlink_to(experiments.experiments_dir())
     with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*HANDREC, "fit", *choice, *SMALL, cache, *options],
             cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
+    atexit.register(end, process)
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Leave no training behind when the benchmark itself is stopped."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def undisturbed(folder: Path, experiment: str, epochs: int) -> None:
@@ -143,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     epochs, begun = chosen.epochs or round(20 * chosen.minutes), time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         whole, torn = Path(root, "undisturbed"), Path(root, "disturbed")

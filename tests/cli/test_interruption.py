@@ -210,6 +210,7 @@ def test_a_loss_that_is_not_finite_is_named_and_dumped(
     command = [
         "fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, *METHODS[name], *own,
         f"--trainer.precision={precision}", *POISON, f"--trainer.callbacks.column={column}",
+        "--safety.steps=1",
     ]  # fmt: skip
     line = refused(command, capsys)
     assert line.startswith(terms)
