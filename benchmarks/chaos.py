@@ -1,14 +1,17 @@
 """Kills a training again and again: it must end with the weights of an undisturbed one.
 
     python benchmarks/chaos.py [--minutes 10] [--experiment handmim_pretrain] [--out FILE]
+    make bench BENCH=chaos
 
 Every start is the same command, `handrec fit ... --resume=1`, as `make train EXP=... RESUME=1` runs
 it. It is killed (SIGKILL) at a random moment; while checkpoints are written, too. When the time is
 up, one start is left alone to finish. The bar: no tensor of the two last checkpoints differs by a
-bit, and no start failed by itself.
+bit, the logged losses are the same, and no start failed by itself.
 """
 
 import argparse
+import atexit
+import csv
 import os
 import random
 import signal
@@ -22,7 +25,7 @@ from typing import Any
 
 import torch
 
-from handrec.cli import experiments
+from handrec.cli import experiments, runs
 from handrec.records import write_record
 
 HANDREC = [sys.executable, "-c", "import sys; from handrec.cli.main import main; sys.exit(main())"]
@@ -47,16 +50,40 @@ def start(folder: Path, experiment: str, epochs: int, *options: str) -> subproce
     if not link.exists():
         link.symlink_to(experiments.experiments_dir())
     with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*HANDREC, "fit", *choice, *SMALL, cache, *options],
             cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
+    atexit.register(end, process)
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Leave no training behind when the benchmark itself is stopped."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def undisturbed(folder: Path, experiment: str, epochs: int) -> None:
+    """Train in peace; end with what the training said if it fails."""
+    if start(folder, experiment, epochs).wait():
+        sys.exit((folder / "log.txt").read_text(errors="replace"))
 
 
 def last_checkpoint(folder: Path, experiment: str) -> Path:
     """Return where a training's last checkpoint lies: every start goes on in the same run."""
-    runs = sorted((folder / "lightning_logs" / experiment).glob("version_*"))
-    return runs[-1] / "checkpoints" / "last.ckpt"
+    run = runs.all_runs(folder / "lightning_logs")[-1]
+    assert run.experiment == experiment
+    return run.path / "checkpoints" / "last.ckpt"
+
+
+def losses(folder: Path, experiment: str) -> list[tuple[str, str]]:
+    """Return step and loss of every training row of the run's log."""
+    path = last_checkpoint(folder, experiment).parents[1] / "metrics.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [(row["step"], row["train/loss"]) for row in rows if row.get("train/loss")]
 
 
 def kill(process: subprocess.Popen[bytes], after: float) -> int | None:
@@ -126,14 +153,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     epochs, begun = chosen.epochs or round(20 * chosen.minutes), time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         whole, torn = Path(root, "undisturbed"), Path(root, "disturbed")
-        assert start(Path(root, "warm"), chosen.experiment, 1).wait() == 0  # draws the data
+        undisturbed(Path(root, "warm"), chosen.experiment, 1)  # draws the data
         once = time.perf_counter()
-        assert start(Path(root, "first"), chosen.experiment, 1).wait() == 0
+        undisturbed(Path(root, "first"), chosen.experiment, 1)
         once = time.perf_counter() - once
-        assert start(whole, chosen.experiment, epochs).wait() == 0
+        undisturbed(whole, chosen.experiment, epochs)
         figures: dict[str, Any] = dict(
             disturb(torn, chosen.experiment, epochs, 60 * chosen.minutes, once,
                     random.Random(chosen.seed))
@@ -143,13 +171,17 @@ def main() -> None:
         figures["damaged"] = log.count("is damaged")
         pair = (last_checkpoint(folder, chosen.experiment) for folder in (whole, torn))
         differs = differing(*pair)
-    figures |= {"steps": 4 * epochs, "differing": len(differs)}
-    print({"experiment": chosen.experiment, **figures}, *differs[:5])
+        logs = [losses(folder, chosen.experiment) for folder in (whole, torn)]
+    if figures["failures"]:
+        print(*log.splitlines()[-20:], sep="\n")
+    equal = {"equal": not differs, "log_equal": logs[0] == logs[1]}
+    figures = {"experiment": chosen.experiment, "steps": 4 * epochs, **figures, **equal}
+    print(figures, *differs[:5])
     if chosen.out:
         seconds = time.perf_counter() - begun
         config = {"minutes": chosen.minutes, "experiment": chosen.experiment}
         write_record(chosen.out, "chaos", figures, config, chosen.seed, seconds)
-    sys.exit(bool(differs or figures["failures"]))
+    sys.exit(not (all(equal.values()) and figures["kills"]) or bool(figures["failures"]))
 
 
 if __name__ == "__main__":

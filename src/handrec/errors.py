@@ -1,5 +1,33 @@
 """Errors that are the user's to mend."""
 
+import math
+
 
 class UserError(Exception):
     """A mistake the user can mend: shown as one line."""
+
+
+def positive(owner: object, **numbers: float | int) -> None:
+    """Raise a UserError that names the first argument that is not above 0.
+
+    Args:
+        owner: whose arguments they are.
+        numbers: by name.
+    """
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:  # NaN neither
+            raise UserError(f"{type(owner).__name__}: {name} must be above 0, not {number:g}")
+
+
+def not_negative(owner: object, **numbers: float | int) -> None:
+    """Raise a UserError that names the first argument that is below 0; see :func:`positive`."""
+    for name, number in numbers.items():
+        if not 0 <= number < math.inf:
+            raise UserError(f"{type(owner).__name__}: {name} must be at least 0, not {number:g}")
+
+
+def fraction(owner: object, **numbers: float | int) -> None:
+    """Raise a UserError that names the first argument outside 0 to 1; see :func:`positive`."""
+    for name, number in numbers.items():
+        if not 0 <= number <= 1:
+            raise UserError(f"{type(owner).__name__}: {name} must be 0 to 1, not {number:g}")

@@ -7,7 +7,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from handrec.cli import loggers
 from handrec.cli.main import main
+from tests.cli.test_experiments import SHIPPED
 
 #: The least of each method; what it draws is what matters here.
 SMALL = {
@@ -31,8 +33,11 @@ SMALL = {
 }
 METHODS = {
     "handmim": SMALL["pymaf"],
+    "handmim_finetune": SMALL["pymaf"],
     "handmim_pretrain": [],
     "s2hand": SMALL["s2hand"],
+    "s2hand_shape": SMALL["s2hand"],
+    "s2hand_finetune": ["--model.init_args.backbone.init_args.image_size=32"],
     "s2hand_keypoints": [],
     "s2hand_video": SMALL["s2hand"],
     "cyclehand_base": [*SMALL["pymaf"], "--model.init_args.texture_size=16"],
@@ -49,7 +54,7 @@ SHORT = [
     "--trainer.limit_train_batches=3",
     "--trainer.limit_val_batches=1",
     "--trainer.precision=32-true",
-    "--safety.steps=1",
+    "--safety.steps=2",
 ]
 
 
@@ -106,11 +111,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-SLOW = ("s2hand_video", "cyclehand", "cyclehand_base", "s2hand")
+FAST = ("handmim", "s2hand_keypoints")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in METHODS]
+    "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in METHODS]
 )
 def test_a_resumed_training_equals_an_uninterrupted_one(name, folder, cache, monkeypatch):
     command = ["fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, *METHODS[name]]
@@ -118,9 +123,50 @@ def test_a_resumed_training_equals_an_uninterrupted_one(name, folder, cache, mon
     whole = checkpoint(name)
     shutil.rmtree("lightning_logs")
     stops = ["--trainer.callbacks+=tests.cli.test_resume.Interruption"]
-    for step in (2, 3):  # in the middle of the first epoch, and between it and the second
+    for step in (3, 5):  # between the epochs; a step after a checkpoint within an epoch
         with pytest.raises(RuntimeError, match="killed"):
             main([*command, "--resume=1", *stops, f"--trainer.callbacks.step={step}"])
     assert main([*command, "--resume=1"]) == 0
     assert [path.name for path in Path("lightning_logs", name).iterdir()] == ["version_0"]
     assert list(differences(whole, checkpoint(name))) == []
+
+
+def test_every_experiment_is_resumed():
+    assert sorted(METHODS) == SHIPPED
+
+
+def test_a_kill_while_the_log_is_taken_over_loses_no_row(trained, monkeypatch):
+    """The rows of a run survive a resumption that is killed at once, and those logged anew go."""
+    log = trained / "metrics.csv"
+    before = log.read_text()
+    last = trained / "checkpoints" / "last.ckpt"
+    with monkeypatch.context() as patch:
+        patch.setattr(loggers.CSVLogger, "experiment", property(lambda self: 1 / 0))
+        with pytest.raises(ZeroDivisionError):
+            _ = loggers.RunLogger(Path("lightning_logs"), "dummy", last).experiment
+    assert loggers.RunLogger(Path("lightning_logs"), "dummy", last).experiment
+    assert log.read_text() == before
+    assert [path.name for path in trained.glob(".*")] == []
+    first = trained / "checkpoints" / "previous.ckpt"  # two steps of four
+    assert loggers.RunLogger(Path("lightning_logs"), "dummy", first).experiment
+    steps = [line.split(",") for line in log.read_text().splitlines()]
+    at = steps[0].index("step")
+    assert {int(row[at]) for row in steps[1:]} == {0, 1}
+
+
+def test_a_kill_while_the_configuration_is_written_leaves_the_old_one(trained, monkeypatch):
+    config = trained / "config.yaml"
+    before = config.read_text()
+
+    def killed(self, target):
+        raise RuntimeError("killed")
+
+    resume = ["fit", "--exp=dummy", "--scale=smoke", "--resume=1", "--trainer.max_epochs=3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            main(resume)
+    assert config.read_text() == before
+    assert main(resume) == 0
+    assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
+    assert "max_epochs: 3" in config.read_text()

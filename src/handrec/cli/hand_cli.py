@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from handrec.callbacks.failure import FailureDump
 from handrec.callbacks.progress import progress_bar
 from handrec.callbacks.safety import Safety, WholeCheckpoints
 from handrec.callbacks.summary import EndSummary
-from handrec.cli import loggers, runs
+from handrec.cli import experiments, loggers, runs
 from handrec.cli.command_line import CONFIG_KEY
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
@@ -43,20 +44,27 @@ CHECKPOINT_KEYWORDS = ("best", "last", "hpc")
 class RunConfig(SaveConfigCallback):
     """Saves the resolved configuration with the run and inside each of its checkpoints.
 
-    That of a resumed training is the run's own again.
+    That of a resumed training is the run's own again. A kill leaves the file as it was, or whole.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         if config.get("resume"):
             config = config.clone()
             config.resume, config.ckpt_path = False, None
-            kwargs["overwrite"] = True
-        super().__init__(parser, config, **kwargs)
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
 
     @cached_property
     def text(self) -> str:
         """The configuration as YAML."""
         return str(self.parser.dump(self.config, skip_none=False))
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file beside its place, and move it there."""
+        folder = Path(trainer.log_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{self.config_filename}.partial"
+        partial.write_text(self.text, encoding="utf-8")
+        partial.replace(folder / self.config_filename)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -153,6 +161,11 @@ class HandCLI(LightningCLI):
         if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):
             check_checkpoint(Path(path), self.chosen.model.class_path)
 
+    def before_fit(self) -> None:
+        """Refuse to train for an epoch before the best checkpoint turns out to have no measure."""
+        if not self.trainer.fast_dev_run:
+            check_monitor(self.chosen.checkpoint.monitor, self.model)
+
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         """Return the trainer with our loggers and callbacks, unless the user chose others."""
         trainer = self.config_init[self.subcommand].trainer
@@ -208,6 +221,25 @@ def check_checkpoint(path: Path, class_path: str) -> None:
     saved = class_path_of(read_checkpoint(path))
     if saved not in (None, class_path):
         raise UserError(f"{path} is a checkpoint of {saved}, not of {class_path}")
+
+
+def check_monitor(monitor: str | None, method: Method) -> None:
+    """Raise a UserError if nothing of the name is logged, as far as that is known.
+
+    Args:
+        monitor: name of what chooses the best checkpoint; None for the newest.
+        method: to be trained.
+    """
+    if monitor is None or not method.validated:
+        return
+    terms = getattr(method, "weights", None)
+    training = ["loss", *(vars(terms) if is_dataclass(terms) else ())]
+    known = [f"val/{name}" for name in method.validated] + [f"train/{name}" for name in training]
+    if monitor not in known:
+        close = experiments.did_you_mean(monitor, known)
+        there = experiments.listing(known[: len(method.validated)])
+        owner = type(method).__name__
+        raise UserError(f"checkpoint.monitor: {owner} logs no {monitor}{close}; {there}")
 
 
 def quieten() -> None:

@@ -57,18 +57,25 @@ class RunLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer; rows of before are read before it removes them."""
+        """The writer, which starts with the rows of before; no kill loses them."""
         if self._experiment is not None:
             return self._experiment
+        if self.resumed is None:
+            return super().experiment
         path = Path(self.log_dir) / "metrics.csv"
-        kept = self._kept(path) if self.resumed and path.is_file() else []
+        aside, partial = (path.with_name(f".{path.name}.{what}") for what in ("before", "partial"))
+        if path.is_file():
+            path.replace(aside)  # the writer removes what it finds
+        kept = self._kept(aside) if aside.is_file() else []
         writer: Any = super().experiment
         if kept:
             writer.metrics_keys = list(kept[0])
-            with path.open("w", newline="", encoding="utf-8") as file:
+            with partial.open("w", newline="", encoding="utf-8") as file:
                 rows = csv.DictWriter(file, writer.metrics_keys)
                 rows.writeheader()
                 rows.writerows(kept)
+            partial.replace(path)
+        aside.unlink(missing_ok=True)
         return writer
 
     def _kept(self, path: Path) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 """The `handrec` command: finds the tool that was asked for and reports mistakes in one line."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -34,9 +35,19 @@ TOOLS = {
 RATE = "--model.init_args.lr"
 MEMORY = (
     "out of memory: lower --data.init_args.batch_size (--trainer.accumulate_grad_batches=2 makes up"
-    " for half of it) or --data.init_args.image_size; --trainer.precision=bf16-mixed needs less"
+    " for half of it), --data.init_args.image_size, or the pictures a rasterizer draws at a time"
+    " (--model.init_args.rasterizer.init_args.chunk=8); --trainer.precision=bf16-mixed needs less"
     " than 32-true"
 )
+#: How torch (CPU, cuBLAS, cuDNN), Warp, and workers that the system killed say it.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "Failed to allocate",
+    "is killed by signal: Killed",
+)
+#: Of writing to a full disk.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +131,9 @@ def mistake(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:  # a constructor's UserError reaches us wrapped by the parser
         if isinstance(cause, UserError | OSError) or is_misconfiguration(cause):
-            return " ".join(str(cause).split())
+            full = isinstance(cause, OSError) and cause.errno in FULL
+            room = " (make room; a training goes on with RESUME=1)" if full else ""
+            return " ".join(str(cause).split()) + room
         cause = cause.__cause__
     if type(error).__module__.startswith("wandb."):
         return f"W&B: {' '.join(str(error).split())} (WANDB_MODE=offline does without it)"
@@ -138,7 +151,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or (isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY))
     )
 
 

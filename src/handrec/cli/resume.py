@@ -3,6 +3,7 @@
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from handrec.cli import experiments, runs
@@ -52,14 +53,37 @@ def _is(config: Path, dataset: str, scale: str) -> bool:
 
 
 def usable_checkpoint(run: Path) -> Path | None:
-    """Return a run's newest checkpoint that is whole; say of each that is not."""
-    for name in KEPT:
-        path = run / runs.CHECKPOINTS / name
-        if path.is_file():
-            if not (fault := damage(path)):
-                return path
-            experiments.say(f"warning: {path} is damaged ({fault}); trying the one before it")
-    return None
+    """Return a run's newest checkpoint that is whole, or None if it has none at all.
+
+    A damaged one is named and put aside: it must not become the one before the next.
+
+    Raises:
+        UserError: it has some, and none is whole.
+    """
+    folder = run / runs.CHECKPOINTS
+    faults = {}
+    for path in (folder / name for name in KEPT):
+        if not path.is_file():
+            continue
+        if fault := damage(path):
+            faults[path] = fault
+            continue
+        for damaged, fault in faults.items():
+            aside = damaged.with_name(f"{damaged.name}.damaged")
+            with suppress(FileNotFoundError):  # another process was first
+                damaged.replace(aside)
+            experiments.say(f"warning: {damaged} is damaged ({fault}): kept as {aside.name}")
+        return path
+    if not faults:
+        return None
+    best = folder / "best.ckpt"
+    other = f"go on from its best one by CKPT={best}, or " if _is_whole(best) else ""
+    found = "; ".join(f"{path.name}: {fault}" for path, fault in faults.items())
+    raise UserError(f"{run} has no whole checkpoint ({found}): {other}leave RESUME out")
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_file() and not damage(path)
 
 
 def damage(path: Path) -> str:

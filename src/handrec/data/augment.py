@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from handrec.data.colours import Changes, Colours
+from handrec.errors import fraction, not_negative
 from handrec.geometry.camera import project
 from handrec.types import HandBatch
 
@@ -80,6 +81,8 @@ class Augmentation(nn.Module):
         noise: float = 0.03,
     ) -> None:
         super().__init__()
+        not_negative(self, rotation=rotation, shift=shift, noise=noise)
+        fraction(self, scale=scale, blur=blur)
         self.rotation = math.radians(rotation)
         self.scale, self.shift = scale, shift
         share = 0.8 if brightness or contrast or saturation or hue else 0.0

@@ -17,7 +17,7 @@ from handrec.data.scenes import EVERY_VIEW, Scenes, Views, scene_camera
 from handrec.data.share import Shared, checked_share
 from handrec.data.splits import SPLITS, SplitMaker
 from handrec.data.tables import SceneBatch, SceneTable
-from handrec.errors import UserError
+from handrec.errors import UserError, not_negative
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.render.base import Rasterizer
@@ -89,6 +89,7 @@ class SyntheticHands(HandDataModule):
             )
         if min(image_size, val_size, test_size, video_sequences, video_frames) < 1:
             raise UserError("image_size and the sizes of all splits must be at least 1")
+        not_negative(self, num_workers=num_workers)
         if clip is not None:  # before anything is drawn
             clip.check(video_frames)
             clip.per_batch(batch_size)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from handrec.errors import not_negative, positive
+
 #: How bright the eye finds red, green and blue (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -40,6 +42,10 @@ class Geometry:
     rotation: float = 45.0
     scale: tuple[float, float] = (0.8, 1.3)
     shift: float = 0.12
+
+    def __post_init__(self) -> None:
+        positive(self, scale=min(self.scale))
+        not_negative(self, rotation=self.rotation, shift=self.shift)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class TwoViews(nn.Module):
         local_geometry: Geometry = Geometry(scale=(1.6, 2.6), shift=0.5),
     ) -> None:
         super().__init__()
+        positive(self, size=1 if size is None else size, local_size=local_size)
+        not_negative(self, local_views=local_views)
         self.size, self.geometry = size, geometry
         self.local_views, self.local_size, self.local_geometry = (
             local_views,

@@ -12,7 +12,8 @@ from handrec.data.sampler import seed_step
 from handrec.errors import UserError
 from handrec.hand.base import HandModel
 from handrec.methods.watch import Watch, refuse_broken_weights
-from handrec.metrics.hand import HandMetrics
+from handrec.metrics.hand import AREAS, LENGTHS, HandMetrics
+from handrec.metrics.keypoints import KEYPOINTS
 from handrec.models.joint_norm import JointBatchNorm
 from handrec.types import HandBatch, HandPrediction
 
@@ -24,11 +25,14 @@ class Method(pl.LightningModule, ABC):
         after_fit: what to type after a training, ``{name}`` being the experiment.
         after_test: what to type after an evaluation; empty for nothing.
         last_batch: that the training is at, to look at if it fails.
+        validated: what a validation logs under ``val/``: one of it chooses the best checkpoint.
+            Empty if it is not known before; then a mistyped name is found after an epoch.
     """
 
     after_fit = "make eval EXP={name}"
     after_test = ""
     last_batch: Any = None
+    validated: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +85,7 @@ class HandMethod(Method):
     """
 
     hand: HandModel
+    validated = (*LENGTHS, *AREAS, *KEYPOINTS)
     after_test = "make predict EXP={name} INPUT=<image or folder>"
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.data.appearance.base import Stage
 from handrec.data.scenes import Uniform, sample_betas
+from handrec.errors import fraction, positive
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
@@ -55,6 +56,10 @@ class Flow:
     smallest: float = 0.03
     ramp: float = 0.1
     tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        positive(self, share=self.share, margin=min(self.margin), tolerance=self.tolerance)
+        fraction(self, share=self.share, smallest=self.smallest, ramp=self.ramp)
 
 
 DEFAULT_FLOW = Flow()

@@ -43,7 +43,8 @@ from handrec.methods.cycle_flow import (
 )
 from handrec.methods.handmim import dense_term, label_terms
 from handrec.methods.loading import read_checkpoint
-from handrec.methods.optim import adamw_warmup_cosine
+from handrec.methods.optim import adamw_warmup_cosine, optimization
+from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, HeadFactory
 from handrec.models.cycle_scene import Own, Redrawn, without_hand
 from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
@@ -57,7 +58,7 @@ _OF_THE_CYCLE = ("tie.", "sampler.")
 
 
 @dataclass(frozen=True)
-class CycleHandWeights:
+class CycleHandWeights(Weights):
     """Weights of the terms; one of weight 0 is not computed. Labels: see ``HandMIMWeights``.
 
     Attributes:
@@ -157,7 +158,7 @@ class CycleHand(HandMethod):
         self.phase, self.checkpoint = phase, checkpoint
         self.weights, self.flow, self.contrast = weights, flow, contrast
         self.photo_size = photo_size
-        self.optimization = (lr, weight_decay, layer_decay)
+        self.optimization = optimization(self, lr, weight_decay, layer_decay, warmup)
         self.warmup = warmup
         self.sampler: PoseSampler | None = None
         if phase == "cycle":

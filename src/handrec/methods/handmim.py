@@ -23,7 +23,8 @@ from handrec.losses.hand import (
     total,
 )
 from handrec.methods.base import HandMethod
-from handrec.methods.optim import adamw_warmup_cosine
+from handrec.methods.optim import adamw_warmup_cosine, optimization
+from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, Estimates, HeadFactory
 from handrec.render.base import Rasterizer
 from handrec.render.shading import render_positions
@@ -31,7 +32,7 @@ from handrec.types import HandBatch, HandPrediction
 
 
 @dataclass(frozen=True)
-class HandMIMWeights:
+class HandMIMWeights(Weights):
     """Weights of the losses; each is summed over the iterations, ``dense`` counts once.
 
     Attributes:
@@ -88,7 +89,7 @@ class HandMIM(HandMethod):
         self.head = head(backbone, hand)
         self.rasterizer = rasterizer
         self.weights = weights
-        self.optimization = (lr, weight_decay, layer_decay)
+        self.optimization = optimization(self, lr, weight_decay, layer_decay, warmup)
         self.warmup = warmup
 
     def estimate(self, batch: HandBatch) -> Estimates:

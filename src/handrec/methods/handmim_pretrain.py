@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from handrec.data.views import TwoViews, View
+from handrec.errors import fraction, not_negative, positive
 from handrec.losses import distillation as distil
 from handrec.losses.hand import total
 from handrec.methods.base import Method
 from handrec.methods.schedules import cosine, ramp
+from handrec.methods.weights import Weights
 from handrec.metrics.probe import KeypointProbe
 from handrec.models.base import Backbone, Features
 from handrec.models.masking import (
@@ -43,7 +45,7 @@ Alignment = Literal["proto", "invariant", "regress"]
 
 
 @dataclass(frozen=True)
-class HandMIMPretrainWeights:
+class HandMIMPretrainWeights(Weights):
     """Weights of the terms; a term of weight 0 is not computed.
 
     Attributes:
@@ -78,6 +80,12 @@ class Teacher:
     warmup_epochs: int = 30
     student_temperature: float = 0.1
     targets: Literal["centre", "sinkhorn"] = "centre"
+
+    def __post_init__(self) -> None:
+        fraction(self, momentum=self.momentum)
+        coldest = min(self.temperature)
+        positive(self, temperature=coldest, student_temperature=self.student_temperature)
+        not_negative(self, warmup_epochs=self.warmup_epochs)
 
 
 class HandMIMPretrain(Method):
@@ -130,6 +138,9 @@ class HandMIMPretrain(Method):
         compile: bool = False,  # noqa: A002 (the field's word)
     ) -> None:
         super().__init__()
+        positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
+        not_negative(self, weight_decay=min(weight_decay), freeze_prototypes=freeze_prototypes)
+        fraction(self, warmup=warmup)
         self.save_hyperparameters()
         self.views, self.weights = views, weights
         self.alignment, self.scale_shift = alignment, scale_shift
@@ -152,6 +163,7 @@ class HandMIMPretrain(Method):
             self.teacher.backbone.model.compile()
 
     after_fit = "handrec export-backbone {name}"
+    validated = ("probe", "probe_untrained")
 
     def _freeze_idle(self) -> None:
         """Freeze what no term reaches: processes of a distributed training would wait for it."""

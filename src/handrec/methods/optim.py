@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from handrec.errors import fraction, not_negative, positive
+
 
 def adamw_layer_decay(
     backbone: nn.Module, rest: list[nn.Module], lr: float, weight_decay: float, layer_decay: float
@@ -34,6 +36,16 @@ def adamw_layer_decay(
         if chosen:
             groups.append({"params": chosen, "weight_decay": decay, "lr": lr})
     return AdamW(groups, lr=lr)
+
+
+def optimization(
+    owner: object, lr: float, weight_decay: float, layer_decay: float, warmup: float
+) -> tuple[float, float, float]:
+    """Return the numbers of :func:`adamw_warmup_cosine`, or raise a UserError if one is absurd."""
+    positive(owner, lr=lr, layer_decay=layer_decay)
+    not_negative(owner, weight_decay=weight_decay)
+    fraction(owner, layer_decay=layer_decay, warmup=warmup)
+    return lr, weight_decay, layer_decay
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float, floor: float) -> LambdaLR:

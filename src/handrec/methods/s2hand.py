@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from handrec.errors import UserError
+from handrec.errors import UserError, fraction, not_negative, positive
 from handrec.hand.anatomy import rest_hand
 from handrec.hand.base import HandModel
 from handrec.losses import photometric, s2hand
@@ -25,6 +25,7 @@ from handrec.losses.photometric import Laplacian
 from handrec.methods.base import HandMethod, Method
 from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import warmup_cosine
+from handrec.methods.weights import Weights
 from handrec.models.base import Backbone
 from handrec.models.keypoints import Found, KeypointNetwork
 from handrec.models.s2hand import RegressorFactory, S2HandEstimate
@@ -34,7 +35,7 @@ from handrec.types import Camera, HandBatch, HandPrediction, Rendering
 
 
 @dataclass(frozen=True)
-class S2HANDWeights:
+class S2HANDWeights(Weights):
     """Weights of the losses, by default the published ones; a term of weight 0 is not computed.
 
     Attributes:
@@ -133,6 +134,8 @@ class S2HAND(HandMethod):
         keypoints_checkpoint: of a run of ``s2hand_keypoints``: the 2D branch starts from it.
     """
 
+    validated = (*HandMethod.validated, "keypoints_px")
+
     def __init__(
         self,
         backbone: Backbone,
@@ -153,6 +156,9 @@ class S2HAND(HandMethod):
         keypoints_checkpoint: str | None = None,
     ) -> None:
         super().__init__()
+        positive(self, lr=lr, bone_length=1.0 if bone_length is None else bone_length)
+        not_negative(self, halvings=halvings)
+        fraction(self, texture_gate=texture_gate)
         self.save_hyperparameters()
         self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
         self.regressor = regressor(backbone, hand)
@@ -335,6 +341,8 @@ class S2HANDKeypoints(Method):
         halvings: see :class:`S2HAND`.
     """
 
+    validated = ("keypoints_percent",)
+
     def __init__(
         self,
         keypoints: KeypointNetwork,
@@ -343,6 +351,8 @@ class S2HANDKeypoints(Method):
         halvings: int = 5,
     ) -> None:
         super().__init__()
+        positive(self, lr=lr)
+        not_negative(self, halvings=halvings)
         self.save_hyperparameters()
         self.keypoints, self.weights = keypoints, weights
         self.lr, self.halvings = lr, halvings

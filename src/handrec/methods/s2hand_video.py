@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from handrec.errors import UserError
+from handrec.errors import UserError, positive
 from handrec.losses import photometric, s2hand, temporal
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
@@ -64,6 +64,7 @@ class S2HANDVideo(S2HAND):
         **options: Any,
     ) -> None:
         super().__init__(weights=weights, **options)
+        positive(self, max_gap=max_gap)
         self.include_global, self.max_gap = include_global, max_gap
         branches = ("backbone.", "regressor.", "appearance.", "keypoints.")
         own = [name for name in branches if getattr(self, name[:-1]) is not None]

@@ -13,7 +13,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from handrec.errors import UserError
+from handrec.errors import UserError, fraction, not_negative
 from handrec.models.base import Backbone, Features
 
 
@@ -86,6 +86,8 @@ class TimmBackbone(Backbone):
         fine_levels: int = 0,
     ) -> None:
         super().__init__()
+        fraction(self, drop_path=drop_path)
+        not_negative(self, fine_levels=fine_levels)
         arguments = {"drop_path_rate": drop_path, **(options or {})}
         if is_vit(name):
             arguments |= {"img_size": image_size, "dynamic_img_size": True}

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from handrec.errors import fraction, positive
 from handrec.losses.contrastive import domain_consistency, info_nce, turn_features
 from handrec.losses.distillation import Centre
 from handrec.losses.processes import gathered
@@ -34,6 +35,10 @@ class Contrast:
     temperature: float = 0.5
     prototypes: int = 1024
     momentum: float = 0.996
+
+    def __post_init__(self) -> None:
+        positive(self, temperature=self.temperature, prototypes=self.prototypes)
+        fraction(self, momentum=self.momentum)
 
 
 DEFAULT_CONTRAST = Contrast()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from handrec.errors import positive
 from handrec.models.keypoints import Found, KeypointNetwork, soft_argmax
 
 
@@ -75,6 +76,7 @@ class Hourglass(KeypointNetwork):
         upsample: bool = True,
     ) -> None:
         super().__init__()
+        positive(self, stacks=stacks, width=width, depth=depth, blocks=blocks)
         self.depth, self.upsample = depth, upsample
         self.stem = nn.Sequential(
             nn.Conv2d(3, width // 4, 7, stride=2, padding=3),
@@ -130,6 +132,7 @@ class WideningHourglass(KeypointNetwork):
 
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256), blocks: int = 2) -> None:
         super().__init__()
+        positive(self, widths=min(widths, default=0), blocks=blocks)
         self.halvings = len(widths) - 1
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0] // 2, 3, stride=2, padding=1),

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from handrec.errors import positive
 from handrec.hand.base import HandModel
 from handrec.models.base import Backbone, Estimates, Features, MeshHead
 from handrec.models.state import STATE_SIZE, decode_state, mean_state
@@ -23,6 +24,7 @@ class IterativeRegressor(MeshHead):
         self, backbone: Backbone, hand: HandModel, iterations: int = 3, width: int = 1024
     ) -> None:
         super().__init__()
+        positive(self, iterations=iterations, width=width)
         self.hand = hand
         self.iterations = iterations
         self.hidden = nn.Sequential(nn.Linear(backbone.channels + STATE_SIZE, width), nn.ReLU())

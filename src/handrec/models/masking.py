@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from handrec.errors import UserError
+from handrec.errors import UserError, fraction
 from handrec.losses.distillation import gather_masked, patch_weights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Backbone, Features
@@ -32,6 +32,9 @@ class Masking:
     ratio: tuple[float, float] = (0.1, 0.5)
     share: float = 0.5
     shape: Literal["block", "random"] = "block"
+
+    def __post_init__(self) -> None:
+        fraction(self, share=self.share, lowest_ratio=self.ratio[0], highest_ratio=self.ratio[1])
 
 
 IBOT_MASKING = Masking()

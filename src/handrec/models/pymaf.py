@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from handrec.errors import UserError
+from handrec.errors import UserError, fraction, positive
 from handrec.geometry.camera import project
 from handrec.geometry.mesh import farthest_point_sampling
 from handrec.hand.base import HandModel
@@ -63,6 +63,9 @@ class PyMAF(MeshHead):
         dense_feedback: bool = False,
     ) -> None:
         super().__init__()
+        sizes = {"map_channels": map_channels, "grid": grid, "points": points, "width": width}
+        positive(self, iterations=iterations, **sizes)
+        fraction(self, dropout=dropout)
         self.hand = hand
         levels = levels or iterations
         if levels < iterations:

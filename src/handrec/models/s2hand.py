@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from handrec.errors import UserError
+from handrec.errors import UserError, not_negative, positive
 from handrec.geometry.camera import project, weak_to_translation
 from handrec.geometry.rotations import (
     axis_angle_to_matrix,
@@ -78,6 +78,8 @@ class S2HandRegressor(nn.Module):
         lift: bool = False,
     ) -> None:
         super().__init__()
+        positive(self, components=components, widths=min(widths))
+        not_negative(self, cells=cells)
         if pose == "components" and not isinstance(hand, OpenHand | Mano):
             raise UserError(f"{type(hand).__name__} has no pose components: take pose: sixd")
         self.hand, self.camera, self.mean_shape = hand, camera, mean_shape

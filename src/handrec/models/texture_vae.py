@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from handrec.data.appearance.recovered import read_texture
 from handrec.data.appearance.skin_bank import mean_skin
+from handrec.errors import positive
 from handrec.hand.base import HandModel
 from handrec.render.lights import PointLight
 
@@ -84,6 +85,7 @@ class TextureVAE(nn.Module):
         base: str | None = None,
     ) -> None:
         super().__init__()
+        positive(self, size=size, latent=latent, width=width)
         start = mean_skin(hand, size) if base is None else read_texture(Path(base), hand, size)
         self.register_buffer("base", start, persistent=False)
         self.encoder = nn.Sequential(nn.Linear(channels, width), nn.GELU())

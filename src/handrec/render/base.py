@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from handrec.errors import positive
 from handrec.geometry.camera import project, resize_camera
 from handrec.render.layers import Seen, find_seen, lay
 from handrec.render.lights import AnyLight, reflect
@@ -77,6 +78,7 @@ class Rasterizer(nn.Module, ABC):
     def __init__(self, near: float = 0.01, chunk: int | None = None) -> None:
         super().__init__()
         self.near = near
+        positive(self, near=near, chunk=1 if chunk is None else chunk)
         self.chunk = chunk
 
     def render(
