@@ -163,7 +163,7 @@ class HandCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuse to train for an epoch before the best checkpoint turns out to have no measure."""
-        if any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in self.trainer.callbacks):
+        if self.trainer.checkpoint_callbacks:
             check_monitor(self.chosen.checkpoint.monitor, self.model)
 
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
