@@ -199,7 +199,7 @@ def refused(command, capsys):
     ("name", "precision", "column", "terms"),
     [
         ("handmim", "32-true", "keypoints_2d", "loss term keypoints is"),
-        ("handmim", "bf16-mixed", "joints_3d", "loss term joints is"),
+        ("handmim", "bf16-mixed", "joints_3d", "loss term vertices, joints, local is"),
         ("s2hand", "bf16-mixed", "keypoints_2d", "loss term keypoints, bones"),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_full_disk_elsewhere_is_one_line_too(refuse, workspace, monkeypatch):
     ("experiment", "option", "expected"),
     [
         ("handmim", "model.init_args.lr=-1", "HandMIM: lr must be above 0, not -1"),
-        ("handmim", "model.init_args.lr=nan", "HandMIM: lr must be above 0, not nan"),
+        ("handmim", "model.init_args.lr=nan", "model.lr: expected float, got nan"),
         ("handmim", "model.init_args.weight_decay=-1", "weight_decay must be at least 0, not -1"),
         ("handmim", "model.init_args.layer_decay=2", "layer_decay must be 0 to 1, not 2"),
         ("handmim", "model.init_args.warmup=3", "HandMIM: warmup must be 0 to 1, not 3"),

@@ -156,7 +156,7 @@ def test_no_3d_label_chooses_the_checkpoint(hand, batch):
         method = method_of(hand).eval()
         logged = {}
         method.log = lambda name, value, logged=logged, **_: logged.update({name: value})
-        method.log_dict = lambda values, logged=logged: logged.update(values)
+        method.log_dict = lambda values, logged=logged, **_: logged.update(values)
         with torch.no_grad():
             method.validation_step(given, 0)
             method.on_validation_epoch_end()
@@ -183,7 +183,7 @@ def test_every_parameter_gets_a_gradient(hand, batch):
 @pytest.mark.parametrize(("light", "texture"), [("directional", "faces"), ("harmonics", "atlas")])
 def test_every_term_is_there_and_weighted(hand, batch, light, texture):
     look = partial(AppearanceHead, light=light, texture=texture, atlas_size=16)
-    weights = S2HANDVideoWeights(likelihood=1e-2)
+    weights = S2HANDVideoWeights(likelihood=1e-2, smooth=1.0)
     method = method_of(hand, S2HANDVideo, appearance=look, weights=weights)
     terms = method.terms(method.see(batch), batch)
     assert terms.keys() == vars(S2HANDVideoWeights()).keys()

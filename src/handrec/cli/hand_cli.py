@@ -16,6 +16,7 @@ from pytorch_lightning.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from pytorch_lightning.utilities import rank_zero_only
 
 from handrec.callbacks.failure import FailureDump
 from handrec.callbacks.progress import progress_bar
@@ -58,13 +59,17 @@ class RunConfig(SaveConfigCallback):
         """The configuration as YAML."""
         return str(self.parser.dump(self.config, skip_none=False))
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask where the run lies: all processes have to, and one writes the file."""
+        self.folder = Path(trainer.log_dir or ".")
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file beside its place, and move it there."""
-        folder = Path(trainer.log_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{self.config_filename}.partial"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{self.config_filename}.partial"
         partial.write_text(self.text, encoding="utf-8")
-        partial.replace(folder / self.config_filename)
+        partial.replace(self.folder / self.config_filename)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -155,7 +160,7 @@ class HandCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find what would end a training late, before the model and the data are built."""
-        if self.keeps_files:
+        if self.keeps_files and rank_zero_only.rank == 0:  # other machines' disks stay empty
             loggers.check_writable(self.logs)
         path = self.chosen.ckpt_path
         if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):

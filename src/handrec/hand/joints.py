@@ -33,6 +33,9 @@ KINEMATIC_THEN_TIPS = KINEMATIC_JOINTS + TIPS
 #: Parent of each of the 21 joints (-1: none); the 20 bones run from parent to joint.
 PARENTS = tuple(-1 if i == 0 else (0 if i % 4 == 1 else i - 1) for i in range(21))
 
+#: Canonical joints that hang on the wrist: they move as one.
+PALM = tuple(i for i, parent in enumerate(PARENTS) if parent < 1)
+
 
 def order(source: tuple[str, ...], target: tuple[str, ...]) -> list[int]:
     """Return indices ``i`` such that ``source[i[k]] == target[k]``: ``x_target = x_source[i]``."""

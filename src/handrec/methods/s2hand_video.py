@@ -27,8 +27,8 @@ class S2HANDVideoWeights(S2HANDWeights):
 
     Attributes:
         motion: squared sine of half the angle between a joint's rotation and the expected one.
-        smooth: metres that joints, relative to the wrist, are off the line between their places
-            before and after.
+        smooth: metres that the palm's joints, relative to the wrist, are off the line between their
+            places before and after. Not the fingers': from those it takes their bending, too.
         same_shape: spread of shape coefficients and scale over a clip.
         same_texture: spread of the colours without light over a clip.
     """
@@ -110,7 +110,7 @@ class S2HANDVideo(S2HAND):
         shape = torch.cat([hand.betas, scale[:, None] / _SCALE_UNIT], dim=1)
         terms = {
             "motion": temporal.motion_loss(rotations, clips, confident),
-            "smooth": temporal.smooth_loss(hand.joints, clips, confident),
+            "smooth": temporal.smooth_loss(hand.joints[:, PALM], clips, confident),
             "same_shape": temporal.spread_loss(shape, clips, confident),
         }
         if seen.appearance is not None:
