@@ -160,8 +160,8 @@ class HandCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find what would end a training late, before the model and the data are built."""
-        if self.keeps_files and rank_zero_only.rank == 0:  # other machines' disks stay empty
-            loggers.check_writable(self.logs)
+        if self.keeps_files:
+            rank_zero_only(loggers.check_writable)(self.logs)  # other machines' disks stay empty
         path = self.chosen.ckpt_path
         if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):
             check_checkpoint(Path(path), self.chosen.model.class_path)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.errors import UserError, positive
+from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
