@@ -45,10 +45,10 @@ class Unseen(WarpRasterizer):
     """A rasterizer as it would be without its gradient of visibility."""
 
     def visibility(
-        self, image: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
-    ) -> Tensor:
-        """Return the image."""
-        return image
+        self, image: Tensor, mask: Tensor, screen: Tensor, faces: Tensor, face_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return image and mask."""
+        return image, mask
 
 
 class Offsets(NamedTuple):
