@@ -40,6 +40,7 @@ def train(folder: Path, file: str, start: Path, scale: str, steps: int) -> Path:
         "--exp=s2hand_finetune", f"--scale={scale}", "--dataset=coco_hands", "--seed_everything=0",
         *(f"--model.init_args.{key}={value}" for key, value in model.items()),
         *(f"--data.{key}={value}" for key, value in data.items()), "--data.batch_size=8",
+        "--data.augmentation=null",
         f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1",
         "--trainer.check_val_every_n_epoch=100",
     )  # fmt: skip
@@ -63,7 +64,7 @@ def excess(run: Path, folder: Path, file: str, out: Path) -> float:
         f"--boxes={places}",
     )  # fmt: skip
     pages = [json.loads((out / f"{Path(name).stem}.json").read_text()) for name in boxes]
-    pose = torch.tensor([hand["pose"] for page in pages for hand in page["hands"]])
+    pose = torch.tensor([hand["pose_matrix"] for page in pages for hand in page["hands"]])
     hand = OpenHand()
     beyond = limit_excess(joint_angles(pose, hand.joint_axes), hand.joint_limits)
     return math.degrees(beyond.max())
