@@ -1,7 +1,7 @@
 """Trains `s2hand` further on a few photos with 2D keypoints, and measures how well they are met.
 
     python benchmarks/photos_training.py FOLDER [FOLDER ...] --start RUN [--scale cpu]
-        [--steps 500] [--pictures FOLDER] [--out FILE]
+        [--steps 1000] [--pictures FOLDER] [--out FILE]
 
 Each folder holds photos and one file of annotations in COCO's format; nothing else is learnt from.
 The weights of RUN, a run of `s2hand`, are the start. Photos and pictures stay out of the record.
@@ -39,7 +39,7 @@ def train(folder: Path, file: str, start: Path, scale: str, steps: int) -> Path:
         f"photos-{folder.name}-{scale}-{steps}",
         "--exp=s2hand_finetune", f"--scale={scale}", "--dataset=coco_hands", "--seed_everything=0",
         *(f"--model.init_args.{key}={value}" for key, value in model.items()),
-        *(f"--data.{key}={value}" for key, value in data.items()), "--data.batch_size=8",
+        *(f"--data.{key}={value}" for key, value in data.items()), "--data.batch_size=4",
         "--data.augmentation=null",
         f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1",
         "--trainer.check_val_every_n_epoch=100",
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--start", required=True)
     parser.add_argument("--scale", default="cpu")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--pictures", type=Path, default=Path("predictions"))
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()

@@ -99,6 +99,21 @@ def test_experiments_are_found_outside_a_clone(tmp_path, monkeypatch):
     assert experiments.experiments_dir() == REPOSITORY / "experiments"
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch"),
+    [("s2hand", 180, 32), ("s2hand_shape", 120, 64), ("s2hand_keypoints", 120, 64),
+     ("s2hand_finetune", 60, 64)],
+)  # fmt: skip
+def test_stages_of_s2hand_are_as_long_as_published(name, epochs, batch):
+    found = {}
+    path = REPOSITORY / "experiments" / "scale" / "paper" / f"{name}.yaml"
+    for each in experiments.config_chain(path):
+        content = yaml.safe_load(each.read_text(encoding="utf-8"))
+        found |= content.get("trainer", {}) | content.get("data", {}).get("init_args", {})
+    assert (found["max_epochs"], found["batch_size"]) == (epochs, batch)
+    assert (found["precision"], found["gradient_clip_val"]) == ("32-true", None)
+
+
 def make_run(root, name, version, checkpoints=("last",)):
     run = root / "lightning_logs" / name / f"version_{version}"
     write_yaml(run / "config.yaml", {})

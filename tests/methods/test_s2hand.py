@@ -361,6 +361,13 @@ def test_a_video_run_wants_clips(hand):
             at_setup(method_of(hand, S2HANDVideo), **data)
 
 
+def test_a_video_run_wants_clips_that_it_can_see(hand):
+    at_setup(method_of(hand, S2HANDVideo), clip=Clip(stride=4))
+    with pytest.raises(UserError, match="clips with stride 5, .*max_gap=5 joins them"):
+        at_setup(method_of(hand, S2HANDVideo), clip=Clip(stride=5))
+    at_setup(method_of(hand, S2HANDVideo, max_gap=5), clip=Clip(stride=5))
+
+
 @pytest.mark.parametrize("texture", ["atlas", "faces"])
 def test_textures_of_a_hand_without_coordinates(batch, texture):
     """MANO's files have none: its atlas is projected once, when it is read."""

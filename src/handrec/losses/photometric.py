@@ -168,7 +168,7 @@ def cotangent_weights(
 ) -> tuple[Int[Tensor, "2 e"], Float[Tensor, " e"]]:
     """Return directed edges and their weights ``cot(alpha) + cot(beta)``, normalised per vertex.
 
-    Negative cotangents (obtuse angles) count as 0; a vertex with none above 0 has equal weights.
+    Weights below 0 (of obtuse angles) count as 0; a vertex with none above 0 has equal weights.
     """
     count = len(vertices)
     ends, cotangents = [], []

@@ -36,7 +36,7 @@ from handrec.types import Camera, HandBatch, HandPrediction, Rendering
 
 @dataclass(frozen=True)
 class S2HANDWeights(Weights):
-    """Weights of the losses, by default the published ones; a term of weight 0 is not computed.
+    """Weights of the losses, by default the published ones; a term of weight 0 is left out.
 
     Attributes:
         keypoints: pixels of a 224 crop, see ``losses.s2hand.keypoint_loss``.

@@ -72,12 +72,18 @@ class S2HANDVideo(S2HAND):
         self.starts.insert(0, (checkpoint, tuple(own)))
 
     def setup(self, stage: str) -> None:
-        """Refuse to train without clips."""
+        """Refuse to train without clips, or with clips whose frames are too far apart."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None and getattr(data, "clip", None) is None:
             raise UserError(
                 f"S2HANDVideo learns from clips, and {data.name} gives none: where the data has"
                 " the option, --data.init_args.clip.length=3"
+            )
+        stride = getattr(getattr(data, "clip", None), "stride", 1)
+        if stage == "fit" and stride > self.max_gap:
+            raise UserError(
+                f"clips with stride {stride}, and frames farther than max_gap {self.max_gap} apart"
+                f" are of two clips: nothing would be learnt from them, max_gap={stride} joins them"
             )
         super().setup(stage)
 
