@@ -170,3 +170,29 @@ def test_normals_point_out_of_a_sphere_towards_the_camera(rasterizer):
     exact = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     exact = torch.nn.functional.normalize(exact, dim=-1)
     torch.testing.assert_close(flat.image[0, :, y, x].T, exact, rtol=0, atol=1e-4)
+
+
+def test_the_layout_of_vertices_in_memory_changes_nothing(rasterizer):
+    vertices, faces = sphere(2)
+    results = []
+    for arrange in (torch.Tensor.contiguous, lambda x: x.mT.contiguous().mT):
+        mine = arrange(vertices.clone()).requires_grad_()
+        drawn = render_lit(rasterizer, mine, faces, LAMP, look())
+        drawn.image.square().sum().backward()
+        results.append((drawn.image, mine.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_colour_for_all_pixels_is_lit_by_every_backend(rasterizer):
+    vertices, faces = sphere(2)
+    grey = torch.full((1, vertices.shape[1], 1), 0.5)
+    one, other = (
+        render_lit(rasterizer, vertices, faces, LAMP, look(), colours=colours).image
+        for colours in (grey, grey.expand(-1, -1, 3))
+    )
+    torch.testing.assert_close(one, other)
+
+
+#: From the camera and above.
+LAMP = Light(torch.full((1, 3), 0.2), torch.full((1, 3), 0.6), torch.tensor([[0.0, -1.0, -1.0]]))

@@ -112,7 +112,7 @@ class WarpRasterizer(Rasterizer):
         if pyramid.texels.shape[-1] != 3:  # the kernels read RGB
             return super().look_up(pyramid, uv, level, image_index)
         colours: Tensor = _LookUp.apply(
-            pyramid.texels, uv, level.detach(), image_index, pyramid.sizes
+            pyramid.texels, uv.contiguous(), level.detach(), image_index, pyramid.sizes
         )
         return colours
 
@@ -129,15 +129,17 @@ class WarpRasterizer(Rasterizer):
         rows = (x.float().expand(last if len(x) == 1 else -1, -1)[first:last] for x in lights)
         images = torch.arange(first, last + 1, dtype=packed.dtype)
         starts = torch.searchsorted(packed, images, out_int32=True)
-        surroundings = surface["normal"], surface["side"].detach(), albedo
-        colours: Tensor = _Reflect.apply(starts, *surroundings, torch.cat(list(rows), dim=-1))
+        normal = surface["normal"].float().contiguous()
+        albedo = albedo.float().expand_as(normal).contiguous()
+        lamp = torch.cat(list(rows), dim=-1)
+        colours: Tensor = _Reflect.apply(starts, normal, surface["side"].detach(), albedo, lamp)
         return colours
 
     def normals(
         self, vertices: Float[Tensor, "b v 3"], faces: Int[Tensor, "f 3"]
     ) -> tuple[Float[Tensor, "b v 3"], Float[Tensor, "b f 1"]]:
         """Return the vertices' normals: see :func:`handrec.render.normals.smooth_normals`."""
-        summed, side = _SumNormals.apply(vertices, faces.int())
+        summed, side = _SumNormals.apply(vertices.contiguous(), faces.int())
         return F.normalize(summed, dim=-1, eps=1e-20), side
 
 
