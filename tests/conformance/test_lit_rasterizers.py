@@ -196,3 +196,20 @@ def test_a_colour_for_all_pixels_is_lit_by_every_backend(rasterizer):
 
 #: From the camera and above.
 LAMP = Light(torch.full((1, 3), 0.2), torch.full((1, 3), 0.6), torch.tensor([[0.0, -1.0, -1.0]]))
+
+
+def test_what_does_not_fit_the_batch_is_refused(rasterizer):
+    vertices, faces = sphere(1)
+    vertices = vertices.repeat(3, 1, 1)
+    two = Light(*(x.repeat(2, 1) for x in LAMP))
+    texture = Texture(seeded(2, 3, 4, 4), vertices[0, :, :2], faces)
+    refused = [
+        ("Light.ambient: 2 rows for 3 images", two, {}),
+        ("colour: 2 rows for 3 images", LAMP, {"colours": vertices[:2]}),
+        ("Texture.image: 2 rows for 3 images", LAMP, {"texture": texture}),
+        ("does not fit 3 images of 48 x 64", LAMP, {"background": seeded(3, 3, 64, 64)}),
+        ("does not fit 3 images of 48 x 64", LAMP, {"background": seeded(1, 3, 48, 64)}),
+    ]
+    for message, light, given in refused:
+        with pytest.raises(ValueError, match=message):
+            render_lit(rasterizer, vertices, faces, light, look(3), **given)

@@ -104,6 +104,7 @@ class Rasterizer(nn.Module, ABC):
             samples: along each side of a pixel. Image and mask are means over them, taken after
                 shading and visibility; depth and face index are those of the nearest sample.
         """
+        _check(len(vertices), camera, attributes, background)
         height, width = (samples * side for side in camera.image_size)
         chunk = self.chunk or max(1, SAMPLES_AT_ONCE // (height * width))
         with torch.autocast(vertices.device.type, enabled=False):
@@ -298,6 +299,29 @@ class Rasterizer(nn.Module, ABC):
 _DEPTH = " depth"
 
 
+def _check(
+    batch: int, camera: Camera, attributes: Mapping[str, Attribute], background: Tensor | None
+) -> None:
+    """Raise a ValueError where kernels would read what is not there."""
+    if not batch:
+        raise ValueError("no meshes to draw: vertices have a batch of 0")
+    for name, item in attributes.items():
+        check_batch(name, item.values, batch)
+    if background is not None:
+        size = (batch, *camera.image_size)
+        if (len(background), *background.shape[2:]) != size:
+            raise ValueError(
+                f"a background of shape {tuple(background.shape)} does not fit "
+                f"{batch} images of {size[1]} x {size[2]} pixels"
+            )
+
+
+def check_batch(name: str, values: Tensor, batch: int) -> None:
+    """Raise a ValueError unless there is one row for all images, or one for each."""
+    if len(values) not in (1, batch):
+        raise ValueError(f"{name}: {len(values)} rows for {batch} images; give 1 or {batch}")
+
+
 def _part(attribute: Attribute, images: slice) -> Attribute:
     """Return some images' values in float32; values of a batch of one serve every image."""
     values = attribute.values.float()
@@ -337,4 +361,4 @@ def _reduce(drawn: Rendering, samples: int) -> Rendering:
     return Rendering(image, mask, depth[:, None], face_index)
 
 
-__all__ = ["Attribute", "Rasterizer", "Shader", "Surface", "each_face"]
+__all__ = ["Attribute", "Rasterizer", "Shader", "Surface", "check_batch", "each_face"]

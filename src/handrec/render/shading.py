@@ -6,7 +6,7 @@ from torch import Tensor
 
 from handrec.geometry.camera import resize_camera
 from handrec.hand.base import HandModel
-from handrec.render.base import Attribute, Rasterizer, each_face
+from handrec.render.base import Attribute, Rasterizer, check_batch, each_face
 from handrec.render.lights import (
     AnyLight,
     Harmonics,
@@ -122,6 +122,11 @@ def render_lit(
         background: black if None.
     """
     vertices = vertices.float()
+    for given in (x for x in (light, specular) if isinstance(x, tuple)):
+        for name, values in given._asdict().items():
+            check_batch(f"{type(given).__name__}.{name}", values, len(vertices))
+    if texture is not None:
+        check_batch("Texture.image", texture.image, len(vertices))
     decode = srgb_to_linear if linear else torch.nn.Identity()
     attributes, pyramid = _normals(rasterizer, vertices, faces, smooth), None
     if texture is None:

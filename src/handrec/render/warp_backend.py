@@ -122,7 +122,7 @@ class WarpRasterizer(Rasterizer):
         """Return the colours of a matt surface: see :func:`handrec.render.lights.reflect`."""
         index = surface.image_index
         packed = None if index is None or index.dim() != 1 or len(index) == 0 else index
-        if packed is None or not isinstance(light, Light) or albedo.device.type != "cpu":
+        if packed is None or type(light) is not Light or albedo.device.type != "cpu":
             return super().reflect(surface, albedo, light)
         first, last = int(packed[0]), int(packed[-1]) + 1  # of the images that are drawn together
         lights = (light.ambient, light.directional, F.normalize(light.direction, dim=-1))
