@@ -363,7 +363,7 @@ def test_a_video_run_wants_clips(hand):
 
 def test_a_video_run_wants_clips_that_it_can_see(hand):
     at_setup(method_of(hand, S2HANDVideo), clip=Clip(stride=4))
-    with pytest.raises(UserError, match="clips with stride 5, .*max_gap=5 joins them"):
+    with pytest.raises(UserError, match=r"clips with stride 5, .*max_gap=5 joins them"):
         at_setup(method_of(hand, S2HANDVideo), clip=Clip(stride=5))
     at_setup(method_of(hand, S2HANDVideo, max_gap=5), clip=Clip(stride=5))
 
