@@ -117,5 +117,5 @@ def test_two_machines_train_by_torchrun(tmp_path):
     assert one.keys() == two.keys()
     timed = {key for key in one if key.startswith("speed/")}
     assert {key: one[key] for key in one.keys() - timed} == pytest.approx(
-        {key: two[key] for key in one.keys() - timed}, rel=1e-5
-    )
+        {key: two[key] for key in one.keys() - timed}, rel=1e-5, nan_ok=True
+    )  # a probe of three pictures says nothing

@@ -194,6 +194,26 @@ def test_a_colour_for_all_pixels_is_lit_by_every_backend(rasterizer):
     torch.testing.assert_close(one, other)
 
 
+def test_a_background_for_all_images_lies_behind_each(rasterizer):
+    vertices, faces = sphere(1)
+    vertices = vertices.repeat(3, 1, 1)
+    wall = seeded(1, 3, 48, 64)
+    one, other = (
+        render_lit(rasterizer, vertices, faces, LAMP, look(3), background=behind).image
+        for behind in (wall, wall.repeat(3, 1, 1, 1))
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_second_derivative_is_an_error(rasterizer):
+    vertices, faces = sphere(1)
+    vertices.requires_grad_()
+    image = render_lit(rasterizer, vertices, faces, LAMP, look()).image
+    (slope,) = torch.autograd.grad(image.square().sum(), vertices, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 #: From the camera and above.
 LAMP = Light(torch.full((1, 3), 0.2), torch.full((1, 3), 0.6), torch.tensor([[0.0, -1.0, -1.0]]))
 
@@ -207,8 +227,8 @@ def test_what_does_not_fit_the_batch_is_refused(rasterizer):
         ("Light.ambient: 2 rows for 3 images", two, {}),
         ("colour: 2 rows for 3 images", LAMP, {"colours": vertices[:2]}),
         ("Texture.image: 2 rows for 3 images", LAMP, {"texture": texture}),
-        ("does not fit 3 images of 48 x 64", LAMP, {"background": seeded(3, 3, 64, 64)}),
-        ("does not fit 3 images of 48 x 64", LAMP, {"background": seeded(1, 3, 48, 64)}),
+        ("does not fit images of 48 x 64", LAMP, {"background": seeded(3, 3, 64, 64)}),
+        ("background: 2 rows for 3 images", LAMP, {"background": seeded(2, 3, 48, 64)}),
     ]
     for message, light, given in refused:
         with pytest.raises(ValueError, match=message):

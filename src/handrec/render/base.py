@@ -89,7 +89,7 @@ class Rasterizer(nn.Module, ABC):
         camera: Camera,
         shader: Shader,
         *,
-        background: Float[Tensor, "b c h w"] | None = None,
+        background: Float[Tensor, "rows c height width"] | None = None,
         samples: int = 1,
     ) -> Rendering:
         """Return the shaded image, mask, depth and face index of each mesh.
@@ -100,11 +100,13 @@ class Rasterizer(nn.Module, ABC):
             attributes: by name; ``shader`` gets them interpolated under the same names.
             camera: one intrinsics per mesh.
             shader: see :data:`Shader`.
-            background: drawn where no face is seen; zeros if None.
+            background: drawn where no face is seen, one for each image or for all; zeros if None.
             samples: along each side of a pixel. Image and mask are means over them, taken after
                 shading and visibility; depth and face index are those of the nearest sample.
         """
         _check(len(vertices), camera, attributes, background)
+        if background is not None:
+            background = background.expand(len(vertices), -1, -1, -1)
         height, width = (samples * side for side in camera.image_size)
         chunk = self.chunk or max(1, SAMPLES_AT_ONCE // (height * width))
         with torch.autocast(vertices.device.type, enabled=False):
@@ -308,11 +310,12 @@ def _check(
     for name, item in attributes.items():
         check_batch(name, item.values, batch)
     if background is not None:
-        size = (batch, *camera.image_size)
-        if (len(background), *background.shape[2:]) != size:
+        check_batch("background", background, batch)
+        height, width = camera.image_size
+        if background.shape[2:] != (height, width):
             raise ValueError(
                 f"a background of shape {tuple(background.shape)} does not fit "
-                f"{batch} images of {size[1]} x {size[2]} pixels"
+                f"images of {height} x {width} pixels"
             )
 
 

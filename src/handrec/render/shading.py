@@ -96,13 +96,13 @@ def render_lit(
     light: AnyLight,
     camera: Camera,
     *,
-    colours: Float[Tensor, "#b v 3"] | None = None,
+    colours: Float[Tensor, "rows v channels"] | None = None,
     texture: Texture | None = None,
     specular: Specular | None = None,
     smooth: bool = True,
     linear: bool = False,
     samples: int = 1,
-    background: Float[Tensor, "b 3 h w"] | None = None,
+    background: Float[Tensor, "images 3 h w"] | None = None,
 ) -> Rendering:
     """Return lit meshes, differentiable in every float.
 
@@ -112,14 +112,14 @@ def render_lit(
         faces: counter-clockwise seen from outside.
         light: per image.
         camera: per image.
-        colours: RGB albedo of the vertices in [0, 1].
+        colours: RGB albedo of the vertices in [0, 1], or grey; per image, or one for all.
         texture: the albedo instead of ``colours``. White if there is neither.
         specular: the gloss of the surface, per image; None for a matt one.
         smooth: whether normals are interpolated between the vertices, or one per face.
         linear: whether to decode the albedo from sRGB, light it, and encode the result: as light
             does. Else colours are multiplied as they are stored.
         samples: along each side of a pixel, see :meth:`Rasterizer.render`.
-        background: black if None.
+        background: per image, or one for all; black if None.
     """
     vertices = vertices.float()
     for given in (x for x in (light, specular) if isinstance(x, tuple)):
@@ -130,8 +130,8 @@ def render_lit(
     decode = srgb_to_linear if linear else torch.nn.Identity()
     attributes, pyramid = _normals(rasterizer, vertices, faces, smooth), None
     if texture is None:
-        white = torch.ones_like(vertices[:1])
-        attributes["colour"] = Attribute(decode(white if colours is None else colours.float()))
+        colours = torch.ones_like(vertices[:1]) if colours is None else colours.float()
+        attributes["colour"] = Attribute(decode(colours).expand(-1, -1, 3))
     else:
         pyramid = build_pyramid(decode(texture.image.float()), texture.mipmaps)
         slopes = len(pyramid.sizes) > 1

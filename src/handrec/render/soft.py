@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from handrec.geometry.camera import project
@@ -74,6 +75,7 @@ class _SoftExponent(torch.autograd.Function):
         return exponent.view(images, *size)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         corners, *boxes = ctx.saved_tensors
         total = torch.zeros_like(corners)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction, FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 
 from handrec.render.base import Attribute, Rasterizer
 from handrec.render.layers import Seen, find_seen, lay
@@ -130,6 +130,7 @@ class _EdgeFlux(torch.autograd.Function):
         return image.view_as(image)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         image, screen, faces, neighbours, face_index = saved

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from handrec.render.base import Attribute, Rasterizer
@@ -195,6 +196,7 @@ class _Blend(torch.autograd.Function):
         return tuple(blended)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         (screen, faces, weights, *rest), where = saved, ctx.where
@@ -234,7 +236,8 @@ class _LookUp(torch.autograd.Function):
             index, ctx.shares = levels.new_empty(0), shares(len(uv), uv.device)
         else:
             images = shares(len(texels), uv.device)
-            index, ctx.shares = image_index.int(), shares_at(image_index, images)
+            index = image_index.int().contiguous()
+            ctx.shares = shares_at(index, images)
         colours = texels.new_empty(len(uv), 3)
         inputs = [texels, levels, uv, level, index]
         launch("look_up", ctx.shares, inputs, [colours])
@@ -242,6 +245,7 @@ class _LookUp(torch.autograd.Function):
         return colours
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
         texels, _, uv, *_ = saved = ctx.saved_tensors
         texels_grad = _ValuesGrad(texels, ctx.needs_input_grad[0], len(ctx.shares) - 1)
@@ -264,6 +268,7 @@ class _Reflect(torch.autograd.Function):
         return colours
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, Tensor, Tensor]:
         _, normal, _, albedo, lamp = saved = ctx.saved_tensors
         normal_grad, albedo_grad, lamp_grad = (torch.empty_like(x) for x in (normal, albedo, lamp))
@@ -287,6 +292,7 @@ class _SumNormals(torch.autograd.Function):
         return summed, side
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         vertices, faces = ctx.saved_tensors
         total, images = torch.zeros_like(vertices), shares(len(vertices), vertices.device)
@@ -328,6 +334,7 @@ class _EdgeFlux(torch.autograd.Function):
         return image.view_as(image), mask.view_as(mask)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         (screen, *mesh, face_index, image, mask), (image_grad, mask_grad) = saved, grads
