@@ -1,8 +1,19 @@
 import math
 
 import torch
+from torchvision.transforms import functional as reference
 
-from handrec.data.views import Colours, Geometry, TwoViews, sample_matrices, similarity, warp
+from handrec.data.views import (
+    Colours,
+    Geometry,
+    TwoViews,
+    colour_map,
+    recolour,
+    sample_colours,
+    sample_matrices,
+    similarity,
+    warp,
+)
 
 PLAIN = Colours(jitter_share=0.0, grey=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0))
 
@@ -81,3 +92,41 @@ def test_colours_change_and_stay_in_range():
         assert view.image.min() >= 0
         assert view.image.max() <= 1
         assert not torch.allclose(view.image, image)
+
+
+def changed(image, brightness=1.0, contrast=1.0, saturation=1.0, turns=0.0):
+    one = torch.ones(len(image))
+    change = (brightness * one, contrast * one, saturation * one, turns * one)
+    return recolour(image, *colour_map(*change))
+
+
+def test_changes_of_colour_are_torchvisions():
+    torch.manual_seed(0)
+    image = 0.3 + 0.3 * torch.rand(4, 3, 16, 16)  # nothing is clipped there
+    for name, adjust in (
+        ("brightness", reference.adjust_brightness),
+        ("contrast", reference.adjust_contrast),
+        ("saturation", reference.adjust_saturation),
+    ):
+        expected = adjust(image, 1.4)
+        torch.testing.assert_close(changed(image, **{name: 1.4}), expected, atol=1e-3, rtol=0)
+    both = reference.adjust_contrast(reference.adjust_brightness(image, 0.7), 1.3)
+    torch.testing.assert_close(changed(image, 0.7, 1.3), both, atol=1e-3, rtol=0)
+
+
+def test_a_third_of_a_turn_of_hue_swaps_channels_and_leaves_grey():
+    image = torch.rand(2, 3, 4, 4)
+    turned = changed(image, turns=1 / 3)
+    torch.testing.assert_close(turned, image.roll(1, dims=1))
+    grey = image[:, :1].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(changed(grey, turns=0.2), grey)
+
+
+def test_shares_of_jittered_and_grey_pictures():
+    generator = torch.Generator().manual_seed(0)
+    colours = Colours(jitter_share=0.6, grey=0.25)
+    matrix, lift = sample_colours(4000, colours, torch.device("cpu"), generator)
+    grey = torch.linalg.matrix_rank(matrix, atol=1e-4) == 1
+    same = (lift == 0) & ~grey
+    assert abs(grey.float().mean() - 0.25) < 0.03
+    assert abs(same.float().mean() - 0.4 * 0.75) < 0.03

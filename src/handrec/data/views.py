@@ -118,8 +118,8 @@ class TwoViews(nn.Module):
 class Look(nn.Module):
     """Changes the colours of a view.
 
-    Brightness, contrast, saturation, hue and grey are one matrix of RGB for each image: at 64
-    pixels, library transforms one after another cost a third of a step of a tiny ViT.
+    Brightness, contrast, saturation, hue and grey are one matrix of RGB for each image: one after
+    another, a way through HSV among them, they took a quarter of a tiny ViT's step.
 
     Args:
         colours: what may happen.
@@ -138,8 +138,7 @@ class Look(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return the images in other colours, in [0, 1]."""
         if self.colours.jitter_share or self.colours.grey:
-            matrix, contrast = sample_colours(len(image), self.colours, image.device)
-            image = recolour(image, matrix, contrast)
+            image = recolour(image, *sample_colours(len(image), self.colours, image.device))
         filtered: Tensor = self.filters(image)
         return filtered.clamp(0, 1)
 
@@ -150,39 +149,40 @@ def sample_colours(
     device: torch.device,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, " b"]]:
-    """Return random matrices of RGB, and the factors of contrast that they hold.
-
-    Brightness and contrast are factors, saturation mixes with the grey picture, hue turns colours
-    about the grey axis (up to ``jitter[3]`` turns).
-    """
+    """Return random changes of brightness, contrast, saturation and hue, see :func:`colour_map`."""
     draw = torch.rand(6, count, generator=generator, device=device)
-    jittered = draw[4] < colours.jitter_share
     reach = torch.tensor(colours.jitter, device=device)[:, None]
-    change = (2 * draw[:4] - 1) * reach * jittered
+    change = (2 * draw[:4] - 1) * reach * (draw[4] < colours.jitter_share)
     brightness, contrast, saturation = 1 + change[:3]
-    saturation = saturation * (draw[5] >= colours.grey)
-    eye = torch.eye(3, device=device)
-    grey = eye.new_tensor(_LUMA).expand(3, 3)
-    mixed = saturation[:, None, None] * eye + (1 - saturation[:, None, None]) * grey
-    matrix = _about_grey(2 * math.pi * change[3]) @ mixed
-    return (brightness * contrast)[:, None, None] * matrix, contrast
+    return colour_map(brightness, contrast, saturation * (draw[5] >= colours.grey), change[3])
 
 
-def _about_grey(angle: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:
-    """Return rotations of RGB about its grey axis."""
+def colour_map(
+    brightness: Float[Tensor, " b"],
+    contrast: Float[Tensor, " b"],
+    saturation: Float[Tensor, " b"],
+    turns: Float[Tensor, " b"],
+) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, " b"]]:
+    """Return the matrices of RGB and, per unit of the picture's mean luma, what to add.
+
+    Brightness scales, saturation mixes with the grey picture, hue turns about the grey axis, and
+    contrast stretches about the mean luma: 1, 1, 1 and 0 change nothing.
+    """
+    eye, luma = torch.eye(3).to(brightness), brightness.new_tensor(_LUMA).expand(3, 3)
+    mixed = saturation[:, None, None] * (eye - luma) + luma
+    angle = 2 * math.pi * turns
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None] / math.sqrt(3)
-    eye, cross = torch.eye(3).to(angle), angle.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-    return cos * eye + (1 - cos) / 3 + sin * cross
+    cross = eye.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    turned = cos * eye + (1 - cos) / 3 + sin * cross
+    return (brightness * contrast)[:, None, None] * (turned @ mixed), brightness * (1 - contrast)
 
 
 def recolour(
-    image: Float[Tensor, "b 3 h w"], matrix: Float[Tensor, "b 3 3"], contrast: Float[Tensor, " b"]
+    image: Float[Tensor, "b 3 h w"], matrix: Float[Tensor, "b 3 3"], lift: Float[Tensor, " b"]
 ) -> Float[Tensor, "b 3 h w"]:
-    """Return the images with a matrix on each pixel, stretched about their mean grey."""
-    mean = (image.mean((2, 3)) * image.new_tensor(_LUMA)).sum(1)
-    # The rows of every matrix add up to brightness x contrast.
-    offset = mean * matrix[:, 0].sum(1) * (1 / contrast - 1)
-    return torch.baddbmm(offset[:, None, None], matrix, image.flatten(2)).view_as(image)
+    """Return pictures changed by what :func:`colour_map` returned; the range is not clipped."""
+    luma = image.mean((2, 3)) @ image.new_tensor(_LUMA)
+    return torch.baddbmm((lift * luma)[:, None, None], matrix, image.flatten(2)).view_as(image)
 
 
 def sample_matrices(

@@ -273,21 +273,23 @@ class HandMIMPretrain(Method):
         self, seen: Features, guessed: Features, masks: Masks, figures: dict[str, Tensor]
     ) -> Tensor:
         """Distil the masked patches from the teacher, who sees them."""
-        head = self.teacher.patch_head
+        head, sinkhorn = self.teacher.patch_head, self.recipe.targets == "sinkhorn"
         with torch.no_grad():
-            embedded = head.embed(_tokens(seen))
-            targets = self._targets(
-                head.score(embedded[masks.rows]), self.patch_centre, masks.weight
-            )
-            mean = head.mean_score(embedded)
+            tokens = _tokens(seen)
+            if sinkhorn:
+                chosen = head.embed(tokens[masks.rows])
+            else:  # a centre is the mean over all patches
+                embedded = head.embed(tokens)
+                chosen = embedded[masks.rows]
+            targets = self._targets(head.score(chosen), self.patch_centre, masks.weight)
+            if not sinkhorn:
+                self.patch_centre.update(head.mean_score(embedded))
         head = self.student.patch_head
         logits = head.score(head.embed(_tokens(guessed)[masks.rows]))
-        term = distil.patch_loss(targets, logits, masks.weight, self.recipe.student_temperature)
-        self.patch_centre.update(mean)
         if self._logs():
             figures["patch_entropy"] = distil.entropy(targets)
             figures["patch_divergence"] = distil.divergence_from_uniform(targets)
-        return term
+        return distil.patch_loss(targets, logits, masks.weight, self.recipe.student_temperature)
 
     def _targets(self, scores: Tensor, centre: distil.Centre, weight: Tensor | None) -> Tensor:
         temperature = ramp(self.current_epoch, *self.recipe.temperature, self.recipe.warmup_epochs)
