@@ -27,7 +27,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "s2hand_keypoints": (),
     "s2hand_video": ("--model.init_args.checkpoint=null",),
     "cyclehand_base": (),
-    "cyclehand": (),
+    "cyclehand": ("--model.init_args.checkpoint=null",),
 }
 
 

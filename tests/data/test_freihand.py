@@ -282,6 +282,8 @@ def test_a_detectors_keypoints_instead_of_the_labelled_ones(broken):
     order = [2, 0, 1]
     keypoints, confidence = write_detections(broken, [[f"{k:08d}.jpg"] for k in order])
     data = prepared(reader(broken, detections="detect_all.json"))
+    assert reader(broken).projected_keypoints
+    assert not data.projected_keypoints
     read = everything(data, "training")
     for sample in range(12):  # four versions of three hands
         row = order.index(sample % 3)

@@ -52,6 +52,7 @@ def test_rows_have_the_labels_of_their_sets(folder):
     weights = {"freihand": 2.0, "folder": 0.5}
     data = mixture(sets(folder), weights, batch_size=9)
     assert data.shares == {"freihand": 4, "coco": 2, "folder": 1, "shards": 2}
+    assert data.projected_keypoints  # of freihand
     data.setup("fit")
     number = 0
     for batch, _, _ in data.train_dataloader():

@@ -280,6 +280,6 @@ def test_phase_two_starts_from_phase_one(hand, batch, appearance, tmp_path):
     method = tiny_method(hand, appearance)
     for parameter in method.parameters():
         parameter.data.zero_()
-    method.load_base(str(tmp_path / "base.ckpt"))
+    method.load_base(tmp_path / "base.ckpt")
     one, other = (m.eval().reconstruct(batch) for m in (base, method))
     torch.testing.assert_close(one.vertices, other.vertices)

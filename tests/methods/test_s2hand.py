@@ -1,7 +1,9 @@
 """S2HAND and S2HAND(V) on small batches: what they learn from, and what they do not look at."""
 
+import os
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -295,14 +297,14 @@ def test_a_finetuning_starts_from_two_checkpoints(hand, batch, tmp_path):
     torch.nn.init.zeros_(target.appearance.light[-1].bias)
     kept = {n: p.clone() for n, p in target.appearance.named_parameters()}
     for start, prefixes in target.starts:
-        load_parts(target, start, prefixes)
+        load_parts(target, Path(start), prefixes)
     for name, value in source.state_dict().items():
         if not name.startswith("appearance."):
             assert torch.equal(target.state_dict()[name], value), name
     for name, value in target.appearance.named_parameters():
         assert torch.equal(kept[name], value)
     with pytest.raises(UserError, match="does not hold the keypoints"):
-        load_parts(method_of(hand, keypoints=Hourglass(2, 16, 2, 1)), str(path), ("keypoints.",))
+        load_parts(method_of(hand, keypoints=Hourglass(2, 16, 2, 1)), path, ("keypoints.",))
 
 
 def test_a_video_run_starts_from_a_whole_checkpoint(hand, tmp_path):
@@ -311,7 +313,8 @@ def test_a_video_run_starts_from_a_whole_checkpoint(hand, tmp_path):
     path = tmp_path / "source.ckpt"
     torch.save({"state_dict": source.state_dict()}, path)
     target = method_of(hand, S2HANDVideo, checkpoint=str(path))
-    load_parts(target, *target.starts[0])
+    start, prefixes = target.starts[0]
+    load_parts(target, Path(start), prefixes)
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
 
@@ -352,6 +355,29 @@ def test_unknown_cameras_want_the_weak_perspective(hand):
     at_setup(metric, intrinsics_known=True)
     with pytest.raises(UserError, match=r"mine does not know .* K, .*camera=weak"):
         at_setup(metric, intrinsics_known=False)
+
+
+def test_projected_labels_are_warned_of(hand, caplog):
+    for projected in (False, True):
+        caplog.clear()
+        at_setup(method_of(hand), projected_keypoints=projected)
+        assert ("2D keypoints of mine are its 3D labels, projected" in caplog.text) == projected
+
+
+def test_a_start_may_be_the_last_run(hand, tmp_path):
+    for number, scale in enumerate((3.0, 1.0, 2.0)):
+        source = method_of(hand)
+        torch.nn.init.constant_(source.regressor.scale[-1].bias, scale)
+        path = tmp_path / f"version_{number}" / "last.ckpt"
+        path.parent.mkdir()
+        torch.save({"state_dict": source.state_dict()}, path)
+        os.utime(path, (0, 1000 * scale))
+    pattern = str(tmp_path / "version_*" / "last.ckpt")
+    started = at_setup(method_of(hand, S2HANDVideo, checkpoint=pattern), clip=Clip())
+    assert (started.regressor.scale[-1].bias == 3).all()
+    with pytest.raises(UserError, match=r"no checkpoint .*\*/best.ckpt to start from"):
+        lacking = pattern.replace("last", "best")
+        at_setup(method_of(hand, S2HANDVideo, checkpoint=lacking), clip=Clip())
 
 
 def test_a_video_run_wants_clips(hand):

@@ -29,6 +29,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
         test_splits: names of the test splits, in the order of the test loaders.
         submission: the official evaluation that hands of the test split can be handed in to.
         intrinsics_known: whether ``K`` is that of the cameras, or assumed to be an ordinary one.
+        projected_keypoints: whether the 2D keypoints of training are 3D labels, projected.
     """
 
     name: str
@@ -36,6 +37,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
     test_splits: tuple[str, ...] = ("test",)
     submission: ProtocolName | None = None
     intrinsics_known: bool = True
+    projected_keypoints: bool = False
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:

@@ -107,6 +107,7 @@ class DexYCB(RealHands):
     name = "dexycb"
     folders = ("dexycb", "dex-ycb", "DexYCB")
     marker = "calibration"
+    projected_keypoints = True
     parts = MappingProxyType({"train": "train", "val": "val", "test": "test"})
     pose_format = "components"
 

@@ -66,6 +66,7 @@ class FreiHand(RealHands):
             raise UserError("freihand wants at least one of its versions and val_share in (0, 1)")
         self.versions, self.val_share = tuple(versions), val_share
         self.detections = detections
+        self.projected_keypoints = detections is None
 
     def facts(self) -> dict[str, Any]:
         """Return the options that the labels depend on."""

@@ -62,6 +62,7 @@ class HO3D(RealHands):
     """
 
     marker = "train.txt"
+    projected_keypoints = True
     pose_format = "vectors"
 
     def __init__(

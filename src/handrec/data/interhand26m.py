@@ -78,6 +78,7 @@ class InterHand26M(RealHands):
     name = "interhand26m"
     folders = ("interhand26m", "InterHand2.6M", "InterHand2.6M_5fps_batch1")
     marker = "annotations"
+    projected_keypoints = True
     parts = MappingProxyType({"train": "train", "val": "val", "test": "test"})
     pose_format = "offsets"
 

@@ -66,6 +66,7 @@ class MixedSets(HandDataModule):
         _check_alike({"mixture": self} | sets)
         main = sets[self.validated]
         self.test_splits, self.submission = main.test_splits, main.submission
+        self.projected_keypoints = any(data.projected_keypoints for data in sets.values())
         described = ", ".join(f"{count} of {name}" for name, count in self.shares.items())
         self.description = f"batches with {described}; evaluated on {self.validated}"
 

@@ -47,6 +47,7 @@ class RHD(RealHands):
     name = "rhd"
     folders = ("rhd", "RHD_published_v2", "RHD")
     marker = "training/anno_training.pickle"
+    projected_keypoints = True
 
     def __init__(self, root: str | None = None, val_share: float = 0.05, **options: Any) -> None:
         super().__init__(root, **options)

@@ -113,6 +113,7 @@ class SyntheticHands(HandDataModule):
         self.test_splits = tuple(test_splits)
         self.clip = clip
         self.detector = PRESETS[detector] if isinstance(detector, str) else detector
+        self.projected_keypoints = self.detector is None
         self.num_workers = num_workers
         self.label_share = checked_share(label_share)
         self.tables: dict[str, SceneTable] = {}

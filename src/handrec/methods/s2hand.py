@@ -5,6 +5,7 @@ is published, what is fixed and what is ours: docs/methods/s2hand.md. No 3D labe
 is read in training; of a batch the losses see image, intrinsics, keypoints and confidences only.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from handrec.losses import photometric, s2hand
 from handrec.losses.hand import total
 from handrec.losses.photometric import Laplacian
 from handrec.methods.base import HandMethod, Method
-from handrec.methods.loading import read_checkpoint
+from handrec.methods.loading import newest_checkpoint, read_checkpoint
 from handrec.methods.optim import warmup_cosine
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone
@@ -32,6 +33,8 @@ from handrec.models.s2hand import RegressorFactory, S2HandEstimate
 from handrec.models.s2hand_appearance import Appearance, AppearanceFactory, draw_hand
 from handrec.render.base import Rasterizer
 from handrec.types import Camera, HandBatch, HandPrediction, Rendering
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class S2HAND(HandMethod):
         lr: peak learning rate.
         halvings: of the rate, evenly over the training: 5 as published for training end to end; 0
             takes a warm-up and a cosine instead, ours.
-        shape_checkpoint: of a run of ``s2hand_shape``: backbone and regressor start from it.
+        shape_checkpoint: of a run of ``s2hand_shape``: backbone and regressor start from it; of
+            the paths that a ``*`` finds, from the last written.
         keypoints_checkpoint: of a run of ``s2hand_keypoints``: the 2D branch starts from it.
     """
 
@@ -183,19 +187,25 @@ class S2HAND(HandMethod):
         """Start from other runs' checkpoints; a resumed training then reads its own over them."""
         super().setup(stage)
         if stage == "fit":
-            self._check_cameras()
+            self._check_data()
             for path, prefixes in self.starts:
                 if path is not None:
-                    load_parts(self, path, prefixes)
+                    load_parts(self, newest_checkpoint(path), prefixes)
 
-    def _check_cameras(self) -> None:
-        """Refuse to learn metres from crops of unknown cameras."""
+    def _check_data(self) -> None:
+        """Refuse to learn metres from unknown cameras; warn of 2D keypoints that come from 3D."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if self.regressor.camera == "perspective" and not getattr(data, "intrinsics_known", True):
             raise UserError(
                 f"{data.name} does not know its cameras' intrinsics K, without which a place in"
                 " metres cannot be learned: give them, or take the weak perspective,"
                 " --model.init_args.regressor.init_args.camera=weak"
+            )
+        if getattr(data, "projected_keypoints", False):
+            logger.warning(
+                "the 2D keypoints of %s are its 3D labels, projected: nothing learnt from them is"
+                " learnt without 3D labels; docs/methods/s2hand.md says what to do",
+                data.name,
             )
 
     def see(self, batch: HandBatch) -> Seen:
@@ -390,9 +400,9 @@ def heatmap_terms(found: Found, batch: HandBatch, weights: S2HANDWeights) -> dic
     return terms
 
 
-def load_parts(method: pl.LightningModule, path: str, prefixes: tuple[str, ...]) -> None:
+def load_parts(method: pl.LightningModule, path: Path, prefixes: tuple[str, ...]) -> None:
     """Load the parameters under some prefixes from another method's checkpoint."""
-    content: dict[str, Any] = read_checkpoint(Path(path))
+    content: dict[str, Any] = read_checkpoint(path)
     found = {k: v for k, v in content["state_dict"].items() if k.startswith(prefixes)}
     own = method.state_dict()
     wanted = {name for name in own if name.startswith(prefixes)}

@@ -51,7 +51,8 @@ class S2HANDVideo(S2HAND):
         include_global: whether the motion loss holds for the whole hand's rotation too, not only
             for the fingers'.
         max_gap: frames of a video that lie farther apart are of two clips.
-        checkpoint: of a run of ``s2hand``: all branches start from it.
+        checkpoint: of a run of ``s2hand``: all branches start from it; of the paths that a ``*``
+            finds, from the last written.
         options: see :class:`~handrec.methods.s2hand.S2HAND`.
     """
 
