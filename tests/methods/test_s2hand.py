@@ -375,9 +375,9 @@ def test_a_start_may_be_the_last_run(hand, tmp_path):
     pattern = str(tmp_path / "version_*" / "last.ckpt")
     started = at_setup(method_of(hand, S2HANDVideo, checkpoint=pattern), clip=Clip())
     assert (started.regressor.scale[-1].bias == 3).all()
+    lacking = method_of(hand, S2HANDVideo, checkpoint=pattern.replace("last", "best"))
     with pytest.raises(UserError, match=r"no checkpoint .*\*/best.ckpt to start from"):
-        lacking = pattern.replace("last", "best")
-        at_setup(method_of(hand, S2HANDVideo, checkpoint=lacking), clip=Clip())
+        at_setup(lacking, clip=Clip())
 
 
 def test_a_video_run_wants_clips(hand):
