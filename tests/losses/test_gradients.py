@@ -73,6 +73,7 @@ def losses():
         ),
         "smooth_loss": (lambda x: temporal.smooth_loss(x, clips, k), frames),
         "spread_loss": (lambda x: temporal.spread_loss(x, clips, k), frames),
+        "within_share_loss": (lambda x: temporal.within_share_loss(x, clips, k), frames),
     }  # fmt: skip
 
 

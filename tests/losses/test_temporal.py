@@ -111,6 +111,35 @@ def test_spread_is_the_loop():
     assert found.item() == pytest.approx(top / bottom, rel=1e-5)
 
 
+def test_share_within_clips_is_that_of_the_sums_of_squares():
+    sequence = torch.tensor([1, 2, 2, 2, 4, 4])
+    frame = torch.tensor([0, 0, 1, 2, 5, 6])
+    values = torch.randn(6, 7, 3, generator=torch.Generator().manual_seed(0))
+    weight = np.array([1.0, 0.5, 0.0, 1.0, 0.3, 0.4])
+    rows = [[1, 2, 3], [4, 5]]
+    x, k = values.flatten(1).double().numpy(), weight[1:, None]
+    mean = np.average(x[1:], axis=0, weights=weight[1:])
+    total = (k * (x[1:] - mean) ** 2).sum()
+    between = sum(
+        weight[r].sum() * ((np.average(x[r], axis=0, weights=weight[r]) - mean) ** 2).sum()
+        for r in rows
+    )
+    found = loss.within_share_loss(
+        values, find_clips(sequence, frame), torch.tensor(weight).float()
+    )
+    assert found.item() == pytest.approx(1 - between / total, rel=1e-5)
+
+
+def test_share_within_clips_does_not_fall_where_all_are_given_the_same():
+    clips = find_clips(torch.arange(4).repeat_interleave(3), torch.arange(12))
+    values = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.ones(12, dtype=torch.float64)
+    alike = 0.3 + 0.1 * values
+    share, shrunk = (loss.within_share_loss(x, clips, weight) for x in (values, alike))
+    assert shrunk >= share * 0.99
+    assert loss.spread_loss(alike, clips, weight) < 0.11 * loss.spread_loss(values, clips, weight)
+
+
 def test_single_pictures_cost_nothing():
     clips = find_clips(torch.arange(4), torch.zeros(4, dtype=torch.long))
     torch.manual_seed(0)
@@ -118,6 +147,7 @@ def test_single_pictures_cost_nothing():
     rotations = axis_angle_to_matrix(torch.randn(4, 15, 3))
     assert loss.motion_loss(rotations, clips, torch.ones(4)) == 0
     assert loss.smooth_loss(torch.randn(4, 21, 3), clips, torch.ones(4)) == 0
-    value = loss.spread_loss(values, clips, torch.ones(4))
-    assert value == 0
-    assert not torch.autograd.grad(value, values)[0].any()
+    for measure in (loss.spread_loss, loss.within_share_loss):
+        value = measure(values, clips, torch.ones(4))
+        assert value == 0
+        assert not torch.autograd.grad(value, values)[0].any()

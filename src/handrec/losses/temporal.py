@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from handrec.geometry.rotations import matrix_to_quaternion
 from handrec.losses.precision import full_precision
-from handrec.losses.processes import per_process
+from handrec.losses.processes import over_processes, per_process
 
 _EPS = 1e-6
 
@@ -146,11 +146,40 @@ def spread_loss(
     """
     flat = values.flatten(1)
     weight = weight * clips.in_clip
-    weighted = torch.zeros_like(flat).index_add(0, clips.first, flat * weight[:, None])
-    sums = torch.zeros_like(weight).index_add(0, clips.first, weight)
-    mean = (weighted / sums.clamp(min=_EPS)[:, None])[clips.first]
-    error = (flat - mean).abs().mean(1)
+    error = (flat - _means(flat, clips, weight)).abs().mean(1)
     return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
+
+
+@full_precision
+def within_share_loss(
+    values: Float[Tensor, "b ..."], clips: Clips, weight: Float[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Return ``sum_t k_t |x_t - xbar|^2 / sum_t k_t |x_t - m|^2``, ``m`` the mean over all clips.
+
+    The share of the variance that lies within clips: 1 less the intraclass correlation. A spread
+    is also small where all clips are given the same; this share is not.
+
+    Args:
+        values: ``x``, what tells clips apart and should be one over each: albedo before lighting.
+        clips: of the batch.
+        weight: ``k`` of each row.
+    """
+    flat = values.flatten(1)
+    weight = weight * clips.in_clip
+    amount = over_processes(weight.sum()).clamp(min=_EPS)
+    mean = over_processes((weight[:, None] * flat).sum(0)) / amount
+    squares = torch.stack([flat - _means(flat, clips, weight), flat - mean]).square().mean(2)
+    within, total = over_processes(squares @ weight)
+    return within / (total + _EPS * amount)
+
+
+def _means(
+    values: Float[Tensor, "b d"], clips: Clips, weight: Float[Tensor, " b"]
+) -> Float[Tensor, "b d"]:
+    """Return, for each row, the weighted mean over its clip."""
+    weighted = torch.zeros_like(values).index_add(0, clips.first, values * weight[:, None])
+    sums = torch.zeros_like(weight).index_add(0, clips.first, weight)
+    return (weighted / sums.clamp(min=_EPS)[:, None])[clips.first]
 
 
 def _between(weight: Tensor, clips: Clips) -> Tensor:

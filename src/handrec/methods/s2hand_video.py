@@ -31,13 +31,13 @@ class S2HANDVideoWeights(S2HANDWeights):
         smooth: metres that the palm's joints, relative to the wrist, are off the line between their
             places before and after. Not the fingers': from those it takes their bending, too.
         same_shape: spread of shape coefficients and scale over a clip.
-        same_texture: spread of the colours without light over a clip.
+        same_texture: share of the variance of the colours without light that lies within clips.
     """
 
     motion: float = 0.1
     smooth: float = 0.0
     same_shape: float = 0.01
-    same_texture: float = 0.005
+    same_texture: float = 0.01
 
 
 class S2HANDVideo(S2HAND):
@@ -123,5 +123,5 @@ class S2HANDVideo(S2HAND):
         }
         if seen.appearance is not None:
             k = photometric.texture_confidence(batch.confidence, self.texture_gate)
-            terms["same_texture"] = temporal.spread_loss(seen.appearance.texture, clips, k)
+            terms["same_texture"] = temporal.within_share_loss(seen.appearance.texture, clips, k)
         return terms
