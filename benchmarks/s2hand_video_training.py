@@ -21,7 +21,8 @@ from handrec.records import write_record
 FIGURES = {
     "video": {
         "pa_mpjpe": "_mm", "pa_mpvpe": "_mm", "mpjpe": "_mm", "accel_error": "_mm_s2",
-        "shape_sd": "", "bone_sd": "_mm", "texture_sd": "_levels",
+        "shape_sd": "", "shape_between": "", "bone_sd": "_mm", "texture_sd": "_levels",
+        "texture_between": "_levels",
     },
     "test": {"pa_mpjpe": "_mm", "pa_mpvpe": "_mm"},
 }  # fmt: skip

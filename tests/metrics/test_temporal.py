@@ -11,6 +11,7 @@ from handrec.metrics.temporal import (
     jitter,
     runs,
     spread,
+    spread_between,
 )
 from tests.metrics.fakes import fake_batch, predict
 
@@ -129,6 +130,14 @@ def test_units():
     assert figures["jitter"] == 0
     assert figures["shape_sd"] == 0
     assert figures["bone_sd"] < 1e-4
+
+
+def test_spread_between_videos_is_numpy_s():
+    values = torch.rand(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sequence = torch.tensor([5, 5, 2, 2, 2, 9, 5])
+    means = [values[sequence == video].numpy().mean(0) for video in (2, 5, 9)]
+    found = spread_between(values, sequence).item()
+    assert found == pytest.approx(np.std(means, axis=0).mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(40, 3), (3, 5, 8), (600, 3)])

@@ -230,8 +230,8 @@ def _content(report: SplitReport) -> dict[str, Any]:
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
         "millimetres; auc_*, f*, pa_f* and penetration_share are shares in [0, 1];"
-        " accel_error mm/s^2, jitter m/s^3, shape_sd coefficients, bone_sd millimetres,"
-        " texture_sd levels of 255; kp_px pixels of a 224 px crop,"
+        " accel_error mm/s^2, jitter m/s^3, shape_* coefficients, bone_sd millimetres,"
+        " texture_* levels of 255; kp_px pixels of a 224 px crop,"
         " kp_box per cent of the box around the keypoints, kp_pck* and kp_auc shares"
     )
     return {**report.facts, "units": units, "warnings": report.warnings, "results": results}

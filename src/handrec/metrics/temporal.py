@@ -94,12 +94,34 @@ def spread(values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]) -> Float[T
     Returns:
         The (population) standard deviation along each video, mean over the values.
     """
-    _, video, count = torch.unique(sequence, return_inverse=True, return_counts=True)
-    share = 1 / count[:, None].to(values)
-    zeros = values.new_zeros(len(count), values.shape[1])
-    mean = zeros.index_add(0, video, values) * share
-    variance: Tensor = zeros.index_add(0, video, (values - mean[video]).square()) * share
+    mean, video = _means(values, sequence)
+    variance, _ = _means((values - mean[video]).square(), sequence)
     return variance.sqrt().mean(1)
+
+
+def spread_between(values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Return by how much the means of the videos differ from each other.
+
+    What is constant along videos is worth little where all videos are given the same.
+
+    Args:
+        values: see :func:`spread`.
+        sequence: video of each row.
+
+    Returns:
+        The (population) standard deviation over the videos, mean over the values.
+    """
+    mean, _ = _means(values, sequence)
+    return mean.std(0, correction=0).mean()
+
+
+def _means(
+    values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "s k"], Int[Tensor, " n"]]:
+    """Return the mean of each video, and which one each row is of."""
+    _, video, count = torch.unique(sequence, return_inverse=True, return_counts=True)
+    sums = values.new_zeros(len(count), values.shape[1]).index_add(0, video, values)
+    return sums / count[:, None].to(values), video
 
 
 def bone_lengths(joints: Float[Tensor, "n 21 3"]) -> Float[Tensor, "n 20"]:
@@ -114,7 +136,8 @@ class TemporalMetrics(Metric):
     ``compute`` gives ``accel_error`` (mm/s^2, labelled frames), ``jitter`` (m/s^3), ``shape_sd``
     (standard deviations of shape coefficients along a video), ``bone_sd`` (mm) and, for methods
     that predict one, ``texture_sd`` (levels of 255, of the colours without light at 512 places of
-    the texture); nothing where there is no video.
+    the texture); nothing where there is no video. ``shape_between`` and ``texture_between`` are how
+    much the means of the videos differ: a method that says the same of everybody is constant, too.
     """
 
     is_differentiable = False
@@ -159,10 +182,12 @@ class TemporalMetrics(Metric):
             "accel_error": 1000 * accelerations.mean(),
             "jitter": jitter(joints, sequence, frame).mean(),
             "shape_sd": spread(values[:, 126:136], sequence).mean(),
+            "shape_between": spread_between(values[:, 126:136], sequence),
             "bone_sd": 1000 * spread(bone_lengths(joints), sequence).mean(),
         }
         if values.shape[1] > 136:
             figures["texture_sd"] = 255 * spread(values[:, 136:], sequence).mean()
+            figures["texture_between"] = 255 * spread_between(values[:, 136:], sequence)
         return {name: figure.float() for name, figure in figures.items()}
 
 
