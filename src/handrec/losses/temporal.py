@@ -170,7 +170,8 @@ def within_share_loss(
     mean = over_processes((weight[:, None] * flat).sum(0)) / amount
     squares = torch.stack([flat - _means(flat, clips, weight), flat - mean]).square().mean(2)
     within, total = over_processes(squares @ weight)
-    return within / (total + _EPS * amount)
+    share: Tensor = within / (total + _EPS * amount)
+    return share
 
 
 def _means(
