@@ -282,7 +282,7 @@ def _suspects(
         distance, nearest = block.min(1)
         nearest = members[nearest]
         above = ((points - points[nearest]) * normals[nearest]).sum(1)
-        close = (distance < DEEPEST) & (above < distance / 2)
+        close = (distance < DEEPEST) & (above < distance / 5)
         suspect |= close & parts.apart[part][parts.part]
     return suspect.nonzero()[:, 0]
 

@@ -65,7 +65,7 @@ class HandMetrics(Metric):
         f_scores: whether to compute the F-scores, by far the slowest: leave them out of
             validation.
         warn: whether ``compute`` warns of what :func:`suspicions` finds.
-        hand: whose mesh is predicted, for how far it runs into itself: 10 ms of a core per hand.
+        hand: whose mesh is predicted, for how far it runs into itself: 16 ms of a core per hand.
     """
 
     is_differentiable = False
