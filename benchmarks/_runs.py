@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+from jsonargparse import ArgumentParser
+
 from handrec.cli import runs
+from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 
 HANDREC = Path(sys.executable).with_name("handrec")
@@ -41,6 +45,15 @@ def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     handrec("test", f"--run={run}", "--which=last", *arguments)
     (report,) = (run / "eval").glob("*/metrics.json")
     return {k: v["results"] for k, v in json.loads(report.read_text())["splits"].items()}
+
+
+def data_of(run: Path) -> HandDataModule:
+    """Return the data that a run was trained with."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(HandDataModule, "data")
+    config = yaml.safe_load((run / runs.CONFIG).read_text())["data"]
+    data: HandDataModule = parser.instantiate_classes(parser.parse_object({"data": config}))["data"]
+    return data
 
 
 def without(*names: str) -> list[str]:

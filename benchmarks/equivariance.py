@@ -18,12 +18,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
+from _runs import data_of
 from handrec.cli import runs
-from handrec.data.datamodule import HandDataModule
 from handrec.data.synthetic import SyntheticHands
 from handrec.data.views import similarity, warp
 from handrec.methods.handmim_pretrain import HandMIMPretrain
@@ -38,10 +36,7 @@ POINTS = 10
 
 def validation_images(run: Path, count: int) -> Tensor:
     """Return pictures of the validation split that a run was trained with."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(HandDataModule, "data")
-    config = yaml.safe_load((run / runs.CONFIG).read_text())["data"]
-    data = parser.instantiate_classes(parser.parse_object({"data": config}))["data"]
+    data = data_of(run)
     assert isinstance(data, SyntheticHands), "equivariance: the run is not of synthetic data"
     data.maker.make("val")
     data.setup("validate")
