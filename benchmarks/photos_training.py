@@ -32,6 +32,7 @@ def train(folder: Path, file: str, start: Path, scale: str, steps: int) -> Path:
         "keypoints_checkpoint": weights,
         "regressor.init_args.lift": "true",
         "weights.limits": 10.0,
+        "frozen_norm": "true",  # a batch has four photos
         "lr": 1.5e-3,
     }
     data = {"root": folder, "annotations": file, "test_annotations": file, "val_share": 0.0}

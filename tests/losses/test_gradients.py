@@ -12,7 +12,7 @@ from handrec.losses import photometric, s2hand, temporal
 #: Public functions that are parts of losses, or prepare what they are given.
 PARTS = {
     "to_published_pixels", "axis_angle_limits", "joint_weights", "middle_phalanx", "confident",
-    "texture_confidence", "cotangent_weights", "find_clips", "full_precision",
+    "texture_confidence", "cotangent_weights", "find_clips", "full_precision", "straightened",
 }  # fmt: skip
 
 
@@ -70,6 +70,11 @@ def losses():
         "slerp": (lambda x, y: temporal.slerp(x, y, time), quaternions, ends),
         "motion_loss": (
             lambda x: temporal.motion_loss(axis_angle_to_matrix(x), clips, k), frames,
+        ),
+        "follow_loss": (
+            lambda x: temporal.follow_loss(
+                axis_angle_to_matrix(x), axis_angle_to_matrix(0 * x), clips, k
+            ), frames,
         ),
         "smooth_loss": (lambda x: temporal.smooth_loss(x, clips, k), frames),
         "spread_loss": (lambda x: temporal.spread_loss(x, clips, k), frames),

@@ -96,6 +96,33 @@ def test_still_hands_have_finite_gradients():
     assert torch.autograd.grad(value, vectors)[0].isfinite().all()
 
 
+def test_clips_are_straightened_as_numpy_does():
+    sequence = torch.tensor([1, 2, 2, 2, 4, 4, 4, 4])
+    frame = torch.tensor([0, 0, 1, 3, 5, 6, 7, 8])
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(8, 2, 3, 3, generator=generator, dtype=torch.float64)
+    weight = torch.tensor([1.0, 0.5, 0.7, 1.0, 0.3, 0.4, 1.0, 0.2], dtype=torch.float64)
+    found = loss.straightened(values, find_clips(sequence, frame), weight)
+    torch.testing.assert_close(found[0], values[0])  # a single picture
+    for rows in ([1, 2, 3], [4, 5, 6, 7]):
+        time = frame[rows].double().numpy()
+        line = np.polyfit(time, values[rows].flatten(1).numpy(), 1, w=weight[rows].numpy() ** 0.5)
+        expected = np.stack([np.polyval(line, t) for t in time]).reshape(-1, 2, 3, 3)
+        np.testing.assert_allclose(found[rows], expected, atol=1e-5)
+
+
+def test_following_is_the_loop():
+    sequence = torch.tensor([1, 2, 2, 4, 4])
+    clips = find_clips(sequence, torch.arange(5))
+    generator = torch.Generator().manual_seed(0)
+    rotations, target = torch.randn(2, 5, 7, 3, 3, generator=generator, dtype=torch.float64)
+    weight = torch.tensor([1.0, 0.5, 0.0, 0.3, 0.4], dtype=torch.float64)
+    error = np.linalg.norm((rotations - target).numpy(), axis=(2, 3)).mean(1)[1:]
+    expected = np.average(error, weights=weight[1:])
+    found = loss.follow_loss(rotations, target, clips, weight)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_spread_is_the_loop():
     sequence = torch.tensor([1, 2, 2, 2, 4, 4])
     frame = torch.tensor([0, 0, 1, 2, 5, 6])

@@ -15,6 +15,9 @@ from handrec.data.clips import Clip
 from handrec.data.synthetic import SyntheticHands
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
+from handrec.losses.s2hand import confident
+from handrec.losses.temporal import find_clips, follow_loss, straightened
+from handrec.methods import s2hand_video
 from handrec.methods.s2hand import S2HAND, Ramp, S2HANDKeypoints, S2HANDWeights, load_parts
 from handrec.methods.s2hand_video import S2HANDVideo, S2HANDVideoWeights
 from handrec.models.backbones import TimmBackbone
@@ -188,7 +191,7 @@ def test_every_term_is_there_and_weighted(hand, batch, light, texture):
     weights = S2HANDVideoWeights(likelihood=1e-2, smooth=1.0)
     method = method_of(hand, S2HANDVideo, appearance=look, weights=weights)
     terms = method.terms(method.see(batch), batch)
-    assert terms.keys() == vars(S2HANDVideoWeights()).keys()
+    assert terms.keys() == vars(S2HANDVideoWeights()).keys() - {"steady"}  # there is no start
     assert all(term.dtype == torch.float32 and term > 0 for term in terms.values())
     method.weights = replace(method.weights, ssim=0.0, motion=0.0, shape=0.0)
     assert terms.keys() - method.terms(method.see(batch), batch).keys() == {
@@ -378,6 +381,41 @@ def test_a_start_may_be_the_last_run(hand, tmp_path):
     lacking = method_of(hand, S2HANDVideo, checkpoint=pattern.replace("last", "best"))
     with pytest.raises(UserError, match=r"no checkpoint .*\*/best.ckpt to start from"):
         at_setup(lacking, clip=Clip())
+
+
+def statistics(method):
+    return [b.clone() for n, b in method.named_buffers() if n.endswith(("running_mean", "_var"))]
+
+
+def test_batch_normalisation_may_keep_its_statistics(hand, batch):
+    for frozen in (False, True):
+        method = method_of(hand, frozen_norm=frozen).train()
+        before = statistics(method)
+        assert before
+        train(method, batch, 1)
+        kept = [torch.equal(a, b) for a, b in zip(before, statistics(method), strict=True)]
+        assert all(kept) if frozen else not any(kept)
+
+
+def test_a_video_run_follows_its_straightened_start(hand, batch, tmp_path, monkeypatch):
+    source = method_of(hand)
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": source.state_dict()}, path)
+    monkeypatch.setattr(s2hand_video, "load_method", lambda _: source)
+    weights = S2HANDVideoWeights(steady=1.0)
+    video = method_of(hand, S2HANDVideo, weights=weights, checkpoint=str(path))
+    at_setup(video, clip=Clip())
+    assert not any(name.startswith("start") for name in video.state_dict())
+    with torch.no_grad():
+        terms = video.eval().clip_terms(video.see(batch), batch)
+        pose = source.eval().reconstruct(batch).pose
+    clips = find_clips(batch.sequence, batch.frame)
+    weight = confident(batch.confidence)
+    expected = follow_loss(pose, straightened(pose, clips, weight), clips, weight)
+    assert terms["steady"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert expected > 1e-4
+    with pytest.raises(UserError, match="steady follows the start: it wants a checkpoint"):
+        at_setup(method_of(hand, S2HANDVideo, weights=weights), clip=Clip())
 
 
 def test_a_video_run_wants_clips(hand):

@@ -133,6 +133,45 @@ def smooth_loss(
     return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 
+@torch.no_grad()
+@full_precision
+def straightened(
+    values: Float[Tensor, "b ..."], clips: Clips, weight: Float[Tensor, " b"]
+) -> Float[Tensor, "b ..."]:
+    """Return the values on the straight lines in time that fit clips best (least squares).
+
+    Args:
+        values: of each frame.
+        clips: of the batch; single pictures keep their values.
+        weight: of each row in its line.
+    """
+    flat, time = values.flatten(1), clips.time[:, None].to(values)
+    time = time - _means(time, clips, weight)
+    mean, steep = (_means(x, clips, weight) for x in (flat, time * flat))
+    slope = steep / _means(time.square(), clips, weight).clamp(min=_EPS)
+    return torch.where(clips.in_clip[:, None], mean + slope * time, flat).view_as(values)
+
+
+@full_precision
+def follow_loss(
+    rotations: Float[Tensor, "b j 3 3"],
+    target: Float[Tensor, "b j 3 3"],
+    clips: Clips,
+    weight: Float[Tensor, " b"],
+) -> Float[Tensor, ""]:
+    """Return ``sum_t k_t mean_j |R_tj - Q_tj| / sum_t k_t`` over the frames of clips.
+
+    Args:
+        rotations: matrices.
+        target: ``Q``; between matrices that lie close, it need not be one itself.
+        clips: of the batch.
+        weight: ``k`` of each row.
+    """
+    weight = weight * clips.in_clip
+    error = (rotations - target).square().sum((2, 3)).add(_EPS**2).sqrt().mean(1)
+    return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
+
+
 @full_precision
 def spread_loss(
     values: Float[Tensor, "b ..."], clips: Clips, weight: Float[Tensor, " b"]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 
 from handrec.errors import UserError, fraction, not_negative, positive
@@ -130,6 +131,8 @@ class S2HAND(HandMethod):
         texture_gate: samples with a confidence below it have no photometric loss: 0.1 as published
             for FreiHAND, 0 for HO-3D.
         edges: whether outlines of the rendered hand pull on it, not only its shading.
+        frozen_norm: whether batch normalisation keeps the statistics that it starts with: for a
+            start that is trained, and batches of few pictures or of like ones.
         lr: peak learning rate.
         halvings: of the rate, evenly over the training: 5 as published for training end to end; 0
             takes a warm-up and a cosine instead, ours.
@@ -154,6 +157,7 @@ class S2HAND(HandMethod):
         bone_length: float | None = None,
         texture_gate: float = 0.1,
         edges: bool = True,
+        frozen_norm: bool = False,
         lr: float = 1e-3,
         halvings: int = 5,
         shape_checkpoint: str | None = None,
@@ -170,6 +174,7 @@ class S2HAND(HandMethod):
         self.keypoints = keypoints
         self.weights, self.ramp = weights, ramp
         self.limits, self.texture_gate, self.edges = limits, texture_gate, edges
+        self.frozen_norm = frozen_norm
         rest = float(s2hand.middle_phalanx(rest_hand(hand).joints)[0])
         self.bone_length = rest if bone_length is None else bone_length
         table = s2hand.axis_angle_limits()
@@ -207,6 +212,14 @@ class S2HAND(HandMethod):
                 " learnt without 3D labels; docs/methods/s2hand.md says what to do",
                 data.name,
             )
+
+    def train(self, mode: bool = True) -> "S2HAND":
+        """Keep batch normalisation as it is evaluated, where that is wanted."""
+        super().train(mode)
+        for layer in self.modules():
+            if self.frozen_norm and isinstance(layer, _BatchNorm):
+                layer.eval()
+        return self
 
     def see(self, batch: HandBatch) -> Seen:
         """Return what every branch says of the images."""

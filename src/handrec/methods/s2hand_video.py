@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.errors import UserError, positive
 from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
+from handrec.methods.base import HandMethod, Method
+from handrec.methods.loading import load_method, newest_checkpoint
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
 
@@ -32,12 +33,15 @@ class S2HANDVideoWeights(S2HANDWeights):
             places before and after. Not the fingers': from those it takes their bending, too.
         same_shape: spread of shape coefficients and scale over a clip.
         same_texture: share of the variance of the colours without light that lies within clips.
+        steady: distance of rotations from those that the network at its start gives, straightened
+            along each clip: most of what shakes is not of the hand. Wants a ``checkpoint``.
     """
 
     motion: float = 0.1
     smooth: float = 0.0
     same_shape: float = 0.01
     same_texture: float = 0.01
+    steady: float = 0.0
 
 
 class S2HANDVideo(S2HAND):
@@ -53,6 +57,8 @@ class S2HANDVideo(S2HAND):
         max_gap: frames of a video that lie farther apart are of two clips.
         checkpoint: of a run of ``s2hand``: all branches start from it; of the paths that a ``*``
             finds, from the last written.
+        frozen_norm: frames of a clip look alike: by the statistics of a batch with few scenes the
+            network would learn what it cannot see in evaluation.
         options: see :class:`~handrec.methods.s2hand.S2HAND`.
     """
 
@@ -63,14 +69,17 @@ class S2HANDVideo(S2HAND):
         include_global: bool = False,
         max_gap: int = 4,
         checkpoint: str | None = None,
+        frozen_norm: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(weights=weights, **options)
+        super().__init__(weights=weights, frozen_norm=frozen_norm, **options)
         positive(self, max_gap=max_gap)
         self.include_global, self.max_gap = include_global, max_gap
         branches = ("backbone.", "regressor.", "appearance.", "keypoints.")
         own = [name for name in branches if getattr(self, name[:-1]) is not None]
         self.starts.insert(0, (checkpoint, tuple(own)))
+        self.checkpoint, self.steady = checkpoint, weights.steady
+        self.start: tuple[Method, ...] = ()  # in a tuple: no part of this network's state
 
     def setup(self, stage: str) -> None:
         """Refuse to train without clips, or with clips whose frames are too far apart."""
@@ -87,18 +96,11 @@ class S2HANDVideo(S2HAND):
                 f" are of two clips: nothing would be learnt from them, max_gap={stride} joins them"
             )
         super().setup(stage)
-
-    def train(self, mode: bool = True) -> "S2HANDVideo":
-        """Keep batch normalisation as it is evaluated.
-
-        Frames of a clip look alike: by the statistics of a batch with few scenes the network would
-        learn what it cannot see in evaluation.
-        """
-        super().train(mode)
-        for layer in self.modules():
-            if isinstance(layer, _BatchNorm):
-                layer.eval()
-        return self
+        if stage == "fit" and self.steady:
+            if self.checkpoint is None:
+                raise UserError("weights.steady follows the start: it wants a checkpoint")
+            start = load_method(newest_checkpoint(self.checkpoint))
+            self.start = (start.eval().requires_grad_(False),)
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""
@@ -121,7 +123,17 @@ class S2HANDVideo(S2HAND):
             "smooth": temporal.smooth_loss(hand.joints[:, PALM], clips, confident),
             "same_shape": temporal.spread_loss(shape, clips, confident),
         }
+        if self.start:
+            target = temporal.straightened(self.start_pose(batch), clips, confident)
+            terms["steady"] = temporal.follow_loss(hand.pose, target, clips, confident)
         if seen.appearance is not None:
             k = photometric.texture_confidence(batch.confidence, self.texture_gate)
             terms["same_texture"] = temporal.within_share_loss(seen.appearance.texture, clips, k)
         return terms
+
+    @torch.no_grad()
+    def start_pose(self, batch: HandBatch) -> Tensor:
+        """Return the rotations that the network at its start gives."""
+        (start,) = self.start
+        assert isinstance(start, HandMethod)
+        return start.to(batch.image.device).reconstruct(batch).pose
