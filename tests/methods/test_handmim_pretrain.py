@@ -181,6 +181,17 @@ def conv_method(**options):
     )  # fmt: skip
 
 
+def test_a_training_begins_in_the_modes_that_the_method_wants(tmp_path):
+    """Lightning leaves every layer in the mode that it finds it in."""
+    pretrain = conv_method(masking=Masking(share=1.0))
+    norm = pretrain.teacher.backbone.model.patch_embed.stages[0][1]
+    before = norm.running_mean.clone()
+    trainer(tmp_path, max_steps=1).fit(pretrain, batches(1))
+    assert not pretrain.teacher.token_head.training
+    assert norm.num_batches_tracked == 1
+    assert not torch.equal(norm.running_mean, before)
+
+
 def test_batch_norms_of_the_teacher_keep_statistics_of_whole_images(tmp_path):
     pretrain = lone(conv_method(masking=Masking(share=1.0)), tmp_path).train()
     images = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from tests.standins import standin_mano
 from torch.optim import Adam
@@ -387,12 +388,16 @@ def statistics(method):
     return [b.clone() for n, b in method.named_buffers() if n.endswith(("running_mean", "_var"))]
 
 
-def test_batch_normalisation_may_keep_its_statistics(hand, batch):
+def test_batch_normalisation_may_keep_its_statistics(hand, data, tmp_path):
     for frozen in (False, True):
-        method = method_of(hand, frozen_norm=frozen).train()
+        method = method_of(hand, frozen_norm=frozen)
         before = statistics(method)
         assert before
-        train(method, batch, 1)
+        trainer = pl.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, limit_val_batches=0, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(method, datamodule=data)
         kept = [torch.equal(a, b) for a, b in zip(before, statistics(method), strict=True)]
         assert all(kept) if frozen else not any(kept)
 

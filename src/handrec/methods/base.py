@@ -49,6 +49,10 @@ class Method(pl.LightningModule, ABC):
         strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         strategy._layer_sync = JointBatchNorm(strategy.root_device.type)
 
+    def on_fit_start(self) -> None:
+        """Put layers into training as the method wants it: Lightning leaves them as they are."""
+        self.train()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the step draws: a resumed training drops, masks and cuts as it would have."""
         self.watch.check()
