@@ -113,7 +113,6 @@ class HandMIMPretrain(Method):
         warmup: share of the training that the rate rises.
         clip: greatest norm of each parameter's gradient; set no ``gradient_clip_val``.
         freeze_prototypes: epochs at the start in which prototypes do not move.
-        compile: the backbones, with ``torch.compile``.
     """
 
     def __init__(
@@ -135,7 +134,6 @@ class HandMIMPretrain(Method):
         warmup: float = 0.1,
         clip: float = 3.0,
         freeze_prototypes: int = 1,
-        compile: bool = False,  # noqa: A002 (the field's word)
     ) -> None:
         super().__init__()
         positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
@@ -158,9 +156,6 @@ class HandMIMPretrain(Method):
         self.probe = KeypointProbe()
         self._untrained: list[Backbone] = [deepcopy(backbone).eval()]  # no child: never saved
         self._freeze_idle()
-        if compile:
-            self.student.backbone.model.compile()
-            self.teacher.backbone.model.compile()
 
     after_fit = "handrec export-backbone {name}"
     validated = ("probe", "probe_untrained")
