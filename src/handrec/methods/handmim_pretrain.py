@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from handrec.data.views import TwoViews, View
 from handrec.errors import fraction, not_negative, positive
 from handrec.losses import distillation as distil
 from handrec.losses.hand import total
 from handrec.methods.base import Method
+from handrec.methods.optim import fused
 from handrec.methods.schedules import cosine, ramp
 from handrec.methods.weights import Weights
 from handrec.metrics.probe import KeypointProbe
@@ -340,7 +341,7 @@ class HandMIMPretrain(Method):
             {"params": [p for p in learned if p.ndim > 1], "decays": 1.0},
             {"params": [p for p in learned if p.ndim <= 1], "decays": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr)
+        return fused(AdamW, groups, self.lr)
 
     def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
         """Collect features of the teacher, and once those of an untrained network."""
