@@ -282,6 +282,7 @@ def quieten() -> None:
         "You.re resuming from a checkpoint that ended before the epoch",  # data.sampler can
         ".*isinstance.treespec, LeafSpec.* is deprecated",
         "`broadcast_buffers` is deprecated",  # in a torch newer than the oldest that we take
+        r"Detected call of `lr_scheduler.step\(\)` before",  # 16-mixed leaves first steps out
         "Grad strides do not match bucket view strides",  # 1 x 1 convolutions
     ):
         warnings.filterwarnings("ignore", message=f"(?s){message}")
