@@ -77,7 +77,9 @@ def draw(table: np.ndarray, experiment: str, path: Path) -> None:
     if table[:, 2].any():
         axes.plot(table[:, 0], table[:, 2], label="on the GPU")
         axes.legend()
-    axes.set(xlabel="step", ylabel="memory, MB", title=experiment, ylim=(0, 1.1 * table[:, 1:].max()))
+    axes.set(
+        xlabel="step", ylabel="memory, MB", title=experiment, ylim=(0, 1.1 * table[:, 1:].max())
+    )
     figure.savefig(path, dpi=150)
 
 
