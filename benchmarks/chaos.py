@@ -12,6 +12,7 @@ bit, the logged losses are the same, and no start failed by itself.
 import argparse
 import atexit
 import csv
+import math
 import os
 import random
 import signal
@@ -69,6 +70,17 @@ def undisturbed(folder: Path, experiment: str, epochs: int) -> None:
     """Train in peace; end with what the training said if it fails."""
     if start(folder, experiment, epochs).wait():
         sys.exit((folder / "log.txt").read_text(errors="replace"))
+
+
+def pace(root: Path, experiment: str, epochs: int = 10) -> tuple[float, float]:
+    """Return about how many seconds a start and an epoch take."""
+    undisturbed(root / "warm", experiment, 1)  # draws the data
+    began = time.perf_counter()
+    undisturbed(root / "first", experiment, 1)
+    once = time.perf_counter() - began
+    undisturbed(root / "longer", experiment, 1 + epochs)
+    longer = time.perf_counter() - began - once
+    return once, max(0.01 * once, (longer - once) / epochs)
 
 
 def last_checkpoint(folder: Path, experiment: str) -> Path:
@@ -149,18 +161,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--experiment", default="handmim_pretrain")
-    parser.add_argument("--epochs", type=int, help="enough that no start finishes before the end")
+    parser.add_argument("--epochs", type=int, help="default: as fit into the minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    epochs, begun = chosen.epochs or round(20 * chosen.minutes), time.perf_counter()
+    begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as root:
         whole, torn = Path(root, "undisturbed"), Path(root, "disturbed")
-        undisturbed(Path(root, "warm"), chosen.experiment, 1)  # draws the data
-        once = time.perf_counter()
-        undisturbed(Path(root, "first"), chosen.experiment, 1)
-        once = time.perf_counter() - once
+        once, each = pace(Path(root), chosen.experiment)
+        epochs = chosen.epochs or math.ceil(60 * chosen.minutes / each)
         undisturbed(whole, chosen.experiment, epochs)
         figures: dict[str, Any] = dict(
             disturb(torn, chosen.experiment, epochs, 60 * chosen.minutes, once,

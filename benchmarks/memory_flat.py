@@ -77,7 +77,9 @@ def draw(table: np.ndarray, experiment: str, path: Path) -> None:
     if table[:, 2].any():
         axes.plot(table[:, 0], table[:, 2], label="on the GPU")
         axes.legend()
-    axes.set(xlabel="step", ylabel="memory, MB", title=experiment, ylim=(0, None))
+    axes.set(
+        xlabel="step", ylabel="memory, MB", title=experiment, ylim=(0, 1.1 * table[:, 1:].max())
+    )
     figure.savefig(path, dpi=150)
 
 
@@ -117,7 +119,8 @@ def main() -> None:
     flat = max(rises.values()) < FLAT
     figures = {
         "experiment": chosen.experiment, "steps": chosen.steps,
-        "resident_half_way_mb": round(late[0, 1], 1), "resident_end_mb": round(late[-1, 1], 1),
+        "resident_half_way_mb": round(float(late[0, 1]), 1),
+        "resident_end_mb": round(float(late[-1, 1]), 1),
         **{name: round(value, 4) for name, value in rises.items()}, "flat": flat,
     }  # fmt: skip
     print(figures)

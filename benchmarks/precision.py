@@ -26,8 +26,8 @@ from handrec.cli.hand_cli import HandCLI
 from handrec.records import write_record
 
 METHODS = (
-    "handmim", "handmim_pretrain", "s2hand", "s2hand_keypoints", "s2hand_video", "cyclehand_base",
-    "cyclehand",
+    "handmim", "handmim_finetune", "handmim_pretrain", "s2hand", "s2hand_shape", "s2hand_keypoints",
+    "s2hand_finetune", "s2hand_video", "cyclehand_base", "cyclehand",
 )  # fmt: skip
 HALVES = ("bf16-mixed", "16-mixed")
 

@@ -1,9 +1,12 @@
 """Every sweep file: a command that W&B's agent would run too, and that parses."""
 
+import signal
+import sys
+
 import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from handrec.cli import sweep_file
+from handrec.cli import sweep, sweep_file
 from handrec.cli.main import main
 from handrec.errors import UserError
 from tests.cli.conftest import REPOSITORY, write_yaml
@@ -63,3 +66,15 @@ def test_a_choice_that_makes_no_sense_is_refused(choice, message, tmp_path):
     path = write_yaml(tmp_path / "x.yaml", {**content, "parameters": {"lr": choice}})
     with pytest.raises(UserError, match=message):
         sweep_file.read(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM])
+def test_a_crash_fails_a_trial_and_a_stop_stops_the_sweep(number, tmp_path):
+    dies = [sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"]
+    chosen = sweep_file.Sweep("x", "random", "loss", False, {}, dies, sys.executable, None)
+    if number == signal.SIGTERM:
+        with pytest.raises(KeyboardInterrupt):
+            sweep.measure(chosen, tmp_path, 0, {}, [])
+    else:
+        assert sweep.measure(chosen, tmp_path, 0, {}, []) is None
+        assert sweep.last_line(tmp_path / "trial_0" / "log.txt") == f"ended by {number.name}"

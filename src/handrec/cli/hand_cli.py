@@ -18,6 +18,7 @@ from pytorch_lightning.cli import (
 )
 from pytorch_lightning.utilities import rank_zero_only
 
+from handrec.callbacks.compiling import Compiled
 from handrec.callbacks.failure import FailureDump
 from handrec.callbacks.progress import progress_bar
 from handrec.callbacks.safety import Safety, WholeCheckpoints
@@ -28,6 +29,7 @@ from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 from handrec.methods.base import Method
 from handrec.methods.loading import class_path_of, read_checkpoint
+from handrec.models.compiling import check_compiler
 
 #: Which checkpoint a run keeps beside `last.ckpt` (`callbacks.safety`): `best.ckpt` by this metric.
 #: `checkpoint:` in a configuration, or `--checkpoint.monitor=...`, changes it.
@@ -122,6 +124,12 @@ class HandCLI(LightningCLI):
         parser.add_argument(
             "--resume", type=bool, default=False, help="go on in the run of --ckpt_path"
         )
+        parser.add_argument(
+            "--compile",
+            type=bool | str,
+            default=False,
+            help="train with compiled networks: true, or a backend of torch.compile",
+        )
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.add_class_arguments(Safety, "safety")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
@@ -149,6 +157,12 @@ class HandCLI(LightningCLI):
         return config
 
     @property
+    def compiler(self) -> str | None:
+        """The backend of torch.compile that the networks are to be trained with."""
+        wanted = self.chosen.compile if self.subcommand == "fit" else False
+        return "inductor" if wanted is True else wanted or None
+
+    @property
     def logs(self) -> Path:
         """The directory of all runs."""
         return Path(self.chosen.trainer.default_root_dir or ".") / runs.LOGS
@@ -167,7 +181,9 @@ class HandCLI(LightningCLI):
             check_checkpoint(Path(path), self.chosen.model.class_path)
 
     def before_fit(self) -> None:
-        """Refuse to train for an epoch before the best checkpoint turns out to have no measure."""
+        """Find what would end a training after its data are drawn, or after an epoch."""
+        if self.compiler:
+            check_compiler(self.compiler, self.trainer.strategy.root_device)
         if self.trainer.checkpoint_callbacks:
             check_monitor(self.chosen.checkpoint.monitor, self.model)
 
@@ -184,6 +200,8 @@ class HandCLI(LightningCLI):
             callbacks.append(self.config_init[self.subcommand].checkpoint)
             callbacks.append(self.config_init[self.subcommand].safety)  # after the former's best
             callbacks.append(FailureDump())
+        if self.compiler:
+            callbacks.append(Compiled(self.compiler))
         callbacks.append(EndSummary(self.chosen.name))
         if self.subcommand == "fit" and trainer.logger is None and not trainer.fast_dev_run:
             mirror = self.chosen.scale != "smoke"
@@ -264,6 +282,7 @@ def quieten() -> None:
         "You.re resuming from a checkpoint that ended before the epoch",  # data.sampler can
         ".*isinstance.treespec, LeafSpec.* is deprecated",
         "`broadcast_buffers` is deprecated",  # in a torch newer than the oldest that we take
+        r"Detected call of `lr_scheduler.step\(\)` before",  # 16-mixed leaves first steps out
         "Grad strides do not match bucket view strides",  # 1 x 1 convolutions
     ):
         warnings.filterwarnings("ignore", message=f"(?s){message}")

@@ -5,6 +5,7 @@ import csv
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from handrec.errors import UserError
 
 #: Trials that may fail one after another: then the fault is not in the values.
 FAILURES = 3
+#: Statuses of a training that somebody stopped. Other signals are of crashes.
+STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,8 +158,10 @@ def measure(
         raise UserError(f"there is no program {sweep.program}: activate the environment it is in")
     with (place / "log.txt").open("a", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
-    if done.returncode < 0 or done.returncode == 130:
-        raise KeyboardInterrupt  # somebody stopped the training: the sweep stops, too
+        if done.returncode < 0:
+            log.write(f"ended by {signal.Signals(-done.returncode).name}\n")
+    if done.returncode in STOPPED:
+        raise KeyboardInterrupt  # the sweep stops, too
     logged = sorted(place.glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     if done.returncode or not logged:
         return None

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from handrec.data.views import TwoViews, View
 from handrec.errors import fraction, not_negative, positive
 from handrec.losses import distillation as distil
 from handrec.losses.hand import total
 from handrec.methods.base import Method
+from handrec.methods.optim import fused
 from handrec.methods.schedules import cosine, ramp
 from handrec.methods.weights import Weights
 from handrec.metrics.probe import KeypointProbe
@@ -113,7 +114,6 @@ class HandMIMPretrain(Method):
         warmup: share of the training that the rate rises.
         clip: greatest norm of each parameter's gradient; set no ``gradient_clip_val``.
         freeze_prototypes: epochs at the start in which prototypes do not move.
-        compile: the backbones, with ``torch.compile``.
     """
 
     def __init__(
@@ -135,7 +135,6 @@ class HandMIMPretrain(Method):
         warmup: float = 0.1,
         clip: float = 3.0,
         freeze_prototypes: int = 1,
-        compile: bool = False,  # noqa: A002 (the field's word)
     ) -> None:
         super().__init__()
         positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
@@ -158,9 +157,6 @@ class HandMIMPretrain(Method):
         self.probe = KeypointProbe()
         self._untrained: list[Backbone] = [deepcopy(backbone).eval()]  # no child: never saved
         self._freeze_idle()
-        if compile:
-            self.student.backbone.model.compile()
-            self.teacher.backbone.model.compile()
 
     after_fit = "handrec export-backbone {name}"
     validated = ("probe", "probe_untrained")
@@ -345,7 +341,7 @@ class HandMIMPretrain(Method):
             {"params": [p for p in learned if p.ndim > 1], "decays": 1.0},
             {"params": [p for p in learned if p.ndim <= 1], "decays": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.lr)
+        return fused(AdamW, groups, self.lr)
 
     def validation_step(self, batch: HandBatch, batch_idx: int) -> None:
         """Collect features of the teacher, and once those of an untrained network."""

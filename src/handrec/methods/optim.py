@@ -1,14 +1,31 @@
 """Optimizer and schedule shared by the methods."""
 
 import math
+from typing import Any, TypeVar, cast
 
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from handrec.errors import fraction, not_negative, positive
+
+_Adam = TypeVar("_Adam", bound=Adam)
+
+
+def fused(kind: type[_Adam], groups: Any, lr: float) -> _Adam:
+    """Return an optimizer whose step is one kernel: a third of the time of torch's default.
+
+    Args:
+        kind: of optimizer.
+        groups: parameters, or groups of them.
+        lr: of groups that have none of their own.
+    """
+    optimizer: Any = kind(groups, lr=lr, fused=True)
+    # It could take the scaled gradients of 16-mixed, too, but then nobody could clip them before.
+    optimizer._step_supports_amp_scaling = False
+    return cast(_Adam, optimizer)
 
 
 def adamw_layer_decay(
@@ -35,7 +52,7 @@ def adamw_layer_decay(
     ):
         if chosen:
             groups.append({"params": chosen, "weight_decay": decay, "lr": lr})
-    return AdamW(groups, lr=lr)
+    return fused(AdamW, groups, lr)
 
 
 def optimization(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Adam
 from torchmetrics import MeanMetric
 
 from handrec.errors import UserError, fraction, not_negative, positive
@@ -26,7 +27,7 @@ from handrec.losses.hand import total
 from handrec.losses.photometric import Laplacian
 from handrec.methods.base import HandMethod, Method
 from handrec.methods.loading import newest_checkpoint, read_checkpoint
-from handrec.methods.optim import warmup_cosine
+from handrec.methods.optim import fused, warmup_cosine
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone
 from handrec.models.keypoints import Found, KeypointNetwork
@@ -432,7 +433,7 @@ def load_parts(method: pl.LightningModule, path: Path, prefixes: tuple[str, ...]
 
 def adam(method: pl.LightningModule, lr: float, halvings: int) -> OptimizerLRScheduler:
     """Return Adam without decay, and its schedule by step: see ``halvings`` of S2HAND."""
-    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=lr)
+    optimizer = fused(Adam, [p for p in method.parameters() if p.requires_grad], lr)
     steps = int(method.trainer.estimated_stepping_batches)
     chosen: Any
     if not halvings:

@@ -1,6 +1,7 @@
 """Backbones from timm, by name, at any image size."""
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +115,16 @@ class TimmBackbone(Backbone):
         self.std: Tensor
         if checkpoint is not None:
             load_backbone(self.model, checkpoint)
+
+    def networks(self) -> Iterable[nn.Module]:
+        """Yield the model's stages: :meth:`encode` does not call the model itself.
+
+        A convolutional model calls the members of its sequences, or the sequences.
+        """
+        for part in self.model.children():
+            yield part
+            if isinstance(part, nn.Sequential) and not isinstance(self.model, VisionTransformer):
+                yield from part
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return the features of RGB images in [0, 1]."""

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from handrec.hand.base import HandModel
+from handrec.models.compiling import Compilable
 from handrec.types import Camera, HandPrediction
 
 
@@ -38,7 +39,7 @@ class Estimates(NamedTuple):
     dense: Float[Tensor, "b 4 h w"] | None
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Compilable, ABC):
     """Turns images in [0, 1] into features; it normalises them as it wants.
 
     Attributes:
@@ -56,7 +57,7 @@ class Backbone(nn.Module, ABC):
         """Return the features of RGB images in [0, 1]."""
 
 
-class MeshHead(nn.Module, ABC):
+class MeshHead(Compilable, ABC):
     """Turns features into hands, in one or several iterations."""
 
     @abstractmethod

@@ -4,6 +4,7 @@ A. Newell et al., "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2
 default as in S2HAND's public code.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -102,6 +103,10 @@ class Hourglass(KeypointNetwork):
         self.maps_back = nn.ModuleList(nn.Conv2d(21, width, 1) for _ in range(stacks - 1))
         self.to(memory_format=torch.channels_last)  # a third faster
 
+    def networks(self) -> Iterable[nn.Module]:
+        """Return the stem and the stacks."""
+        return self.stem, *self.hourglasses
+
     def find(self, image: Float[Tensor, "b 3 h w"]) -> Found:
         """Return the keypoints of every stack.
 
@@ -156,6 +161,10 @@ class WideningHourglass(KeypointNetwork):
             nn.Conv2d(widths[0], 21, 1),
         )
         self.to(memory_format=torch.channels_last)
+
+    def networks(self) -> Iterable[nn.Module]:
+        """Return what works on the maps of each stride."""
+        return self.stem, *self.levels, *self.up, self.heatmap
 
     def find(self, image: Float[Tensor, "b 3 h w"]) -> Found:
         """Return the keypoints; sizes of images as for :class:`Hourglass`."""

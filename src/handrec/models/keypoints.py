@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from handrec.models.compiling import Compilable
 
 
 class Found(NamedTuple):
@@ -26,7 +28,7 @@ class Found(NamedTuple):
     stride: int
 
 
-class KeypointNetwork(nn.Module, ABC):
+class KeypointNetwork(Compilable, ABC):
     """A 2D branch."""
 
     @abstractmethod

@@ -5,6 +5,8 @@ Deviations, each an argument: the pyramid starts on the ViT's tokens (HandMIM at
 "after the tokens"); the hidden layers may have an activation; the dense map also holds the mask.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -84,6 +86,10 @@ class PyMAF(MeshHead):
         self.register_buffer("sampled_vertices", sampled, persistent=False)
         self.grid: Float[Tensor, "n 2"]
         self.sampled_vertices: Int[Tensor, " p"]
+
+    def networks(self) -> Iterable[nn.Module]:
+        """Return what works on maps and on samples; where to sample is geometry."""
+        return self.pyramid, *self.samplers, *(regressor.hidden for regressor in self.regressors)
 
     def regress(self, features: Features, camera: Camera) -> Estimates:
         """Return the hand after each iteration and the dense map; see the base class."""

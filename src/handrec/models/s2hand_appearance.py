@@ -1,7 +1,7 @@
 """S2HAND's texture and light: from low-level features, and how they are drawn."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from handrec.errors import UserError
 from handrec.geometry.mesh import face_normals
 from handrec.hand.base import HandModel
 from handrec.models.base import Backbone, Features
+from handrec.models.compiling import Compilable
 from handrec.render.base import Attribute, Rasterizer
 from handrec.render.lights import AnyLight, Harmonics, Light
 from handrec.render.shading import Shading
@@ -43,7 +44,7 @@ class Appearance(NamedTuple):
     light: AnyLight
 
 
-class AppearanceHead(nn.Module):
+class AppearanceHead(Compilable):
     """Three convolutions on the finest map, then a head for the texture and one for the light.
 
     Args:
@@ -79,6 +80,10 @@ class AppearanceHead(nn.Module):
         mean = torch.tensor(MEAN_COLOUR).logit()
         self.register_buffer("mean_colour", mean, persistent=False)
         self.mean_colour: Tensor
+
+    def networks(self) -> Iterable[nn.Module]:
+        """Return what reads the maps."""
+        return (self.read,)
 
     def look(self, features: Features) -> Appearance:
         """Return texture and light, in float32."""

@@ -1,5 +1,6 @@
 """Texture and light of a hand from features: a variational offset to a base texture."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from handrec.data.appearance.recovered import read_texture
 from handrec.data.appearance.skin_bank import mean_skin
 from handrec.errors import positive
 from handrec.hand.base import HandModel
+from handrec.models.compiling import Compilable
 from handrec.render.lights import PointLight
 
 #: Greatest change of the base texture.
@@ -56,7 +58,7 @@ class Looks(NamedTuple):
         return PointLight(self.ambient, self.diffuse, centre + _LIGHT_DISTANCE * self.direction)
 
 
-class TextureVAE(nn.Module):
+class TextureVAE(Compilable):
     """``T' = clamp(T + 0.3 tanh(T_off), 0, 1)``, ``T_off`` decoded from ``z ~ N(mu, sigma)``.
 
     The base T is the mean of some painted skins, so nails, creases and palm lie where they belong,
@@ -102,6 +104,10 @@ class TextureVAE(nn.Module):
         for layer in (last, self.light, self.latent):
             for parameter in layer.parameters():
                 nn.init.normal_(parameter, std=1e-3)
+
+    def networks(self) -> Iterable[nn.Module]:
+        """Return the decoder."""
+        return (self.decoder,)
 
     def forward(self, features: Float[Tensor, "b c"]) -> Looks:
         """Return the looks of the hands that the features show."""
