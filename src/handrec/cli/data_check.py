@@ -116,7 +116,7 @@ def _check_stream(console: "Console", data: "StreamedImages", args: argparse.Nam
 
 
 def _verdict(console: "Console", wrong: int) -> int:
-    console.print("nothing wrong" if not wrong else f"{wrong} images cannot be used")
+    console.print("nothing wrong" if not wrong else f"{wrong} images are at fault")
     return 1 if wrong else 0
 
 
