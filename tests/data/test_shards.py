@@ -278,7 +278,7 @@ def test_validation_on_nothing_readable_ends_the_training_too(tmp_path):
     data.setup("fit")
     Path(data.sources["val"][0].name).write_bytes(b"")
     (batch,) = list(data.val_dataloader())
-    with pytest.raises(UserError, match="shards: no picture can be read: .*tar"):
+    with pytest.raises(UserError, match=r"shards: no picture can be read: .*tar"):
         data.on_after_batch_transfer(batch, 0)
 
 
