@@ -231,4 +231,4 @@ def test_a_single_hand_leaves_none_to_train_on(root):
     data = prepared(reader(root), "fit")
     with pytest.raises(UserError, match=r"train is empty, of 1 samples: --data\.val_share"):
         data.crops("train")
-    assert len(prepared(reader(root, val_share=0), "fit").crops("train")) == 1
+    assert len(prepared(reader(root, val_share=0.0), "fit").crops("train")) == 1
