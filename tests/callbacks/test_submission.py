@@ -87,7 +87,7 @@ def test_without_labels_there_is_no_score(tmp_path):
 
 
 def test_another_mesh_hands_nothing_in(tmp_path):
-    batches = [fake_batch(4)]
+    batches = [fake_batch(4)._replace(has_vertices=torch.tensor([1.0, 1, 0, 1])), fake_batch(4)]
     folder = test_report.evaluate(Method(TinyHand()), tmp_path, Data(batches))
     assert not (folder / "pred.json").exists()
     (warning,) = json.loads((folder / "metrics.json").read_text())["warnings"]
@@ -99,6 +99,19 @@ def test_another_mesh_hands_nothing_in(tmp_path):
     )
     with pytest.raises(UserError, match="submission=freihand: the server scores MANO's 778"):
         trainer.test(method, datamodule=test_report.FakeData(batches), verbose=False)
+
+
+def test_another_mesh_that_the_labels_have_is_for_handrec_score(tmp_path):
+    folder = test_report.evaluate(Method(TinyHand()), tmp_path, Data([fake_batch(4)]))
+    (warning,) = json.loads((folder / "metrics.json").read_text())["warnings"]
+    assert warning.startswith(
+        "pred.json is for handrec score alone: HO-3D v2's server takes MANO's"
+    )
+    assert read_prediction(folder / "pred.json", 4, vertices=50).vertices.shape == (4, 50, 3)
+    scores = json.loads((folder / "scores.json").read_text())
+    results = json.loads((folder / "metrics.json").read_text())["results"]["Method"]
+    assert 10 * scores["official"]["mesh_al_mean3d"] == pytest.approx(results["pa_mpvpe"], rel=1e-5)
+    assert any("meshes of 50 vertices" in warning for warning in scores["warnings"])
 
 
 def test_what_a_sampler_repeats_counts_once_and_left_hands_are_mirrored_back():

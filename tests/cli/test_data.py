@@ -78,6 +78,23 @@ def test_missing_files_are_listed(here, capsys):
     assert "3 files cannot be used" in out
 
 
+def test_files_that_are_damaged_inside_are_listed(here, capsys):
+    synth("freihand")
+    files = [here / f"set/training/{kind}/00000003.jpg" for kind in ("rgb", "mask")]
+    for path in files:
+        content = bytearray(path.read_bytes())
+        start = content.rfind(b"\xff\xda") + 20
+        content[start + 60 : start + 160] = b"\xff\x00" * 50  # no code of any table
+        path.write_bytes(content)
+    assert main(["data", "check", "freihand", "set", "--images", "0"]) == 1
+    out = capsys.readouterr().out
+    for path in files:
+        name = path.relative_to(here)
+        assert f"{name}: damaged inside, decoders fill in the rest (Corrupt JPEG data" in out
+    assert "2 at fault" in out
+    assert "2 images are at fault" in out
+
+
 def test_joints_of_another_order_are_warned_of(here, capsys):
     synth("freihand")
     path = here / "set/training_xyz.json"

@@ -90,6 +90,7 @@ def test_mediapipes_landmarks_are_keypoints(tmp_path, monkeypatch):
             return types.SimpleNamespace(hand_landmarks=[points], handedness=[[side]])
 
     package = types.ModuleType("mediapipe")
+    package.__version__ = "1.2.0"
     package.Image = lambda image_format, data: types.SimpleNamespace(data=data)
     package.ImageFormat = types.SimpleNamespace(SRGB=1)
     vision = types.ModuleType("mediapipe.tasks.python.vision")

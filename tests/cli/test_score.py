@@ -107,6 +107,27 @@ def test_joints_alone(case, capsys, tmp_path):
     assert "–" in capsys.readouterr().out
 
 
+def test_another_mesh_is_scored_with_a_warning_where_both_files_have_it(tmp_path, capsys):
+    """As in the sets that ``handrec data synth`` writes; the figures are those of the loops."""
+    batch = fake_batch(COUNT, 0, TinyHand(130))
+    guess = predict(batch, 0.004)
+    points = [p.double() for p in (guess.joints, guess.vertices, batch.joints_3d, batch.vertices)]
+    lists = [part.tolist() for part in points]
+    paths = {name: str(tmp_path / f"{name}.json") for name in ("pred", "xyz", "verts", "mano")}
+    mano = [[*v, *v, *v, *v, *v, *v[:128]] for v in lists[3]]  # 778 of them
+    for name, value in zip(paths, (lists[:2], lists[2], lists[3], mano), strict=True):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    args = ["score", "--protocol", "freihand", "--gt-xyz", paths["xyz"], "--pred", paths["pred"]]
+    assert main([*args, "--gt-verts", paths["verts"], "--out", str(tmp_path / "out")]) == 0
+    assert "meshes of 130 vertices" in " ".join(capsys.readouterr().out.split())
+    official = json.loads((tmp_path / "out" / "scores.json").read_text())["official"]
+    expected = official_loops.figures("freihand", *(part.numpy() for part in points))
+    assert official == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert main([*args, "--gt-verts", paths["mano"]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "vertices of sample 0: expected 778 x 3, found 130 x 3: the mesh of another hand" in line
+
+
 def test_mistakes_are_one_line_and_no_table(case, capsys, tmp_path):
     args, _, _ = case
     xyz, verts = (str(tmp_path / f"evaluation_{name}.json") for name in ("xyz", "verts"))

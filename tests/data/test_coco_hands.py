@@ -224,3 +224,11 @@ def test_scores_of_a_detector_are_confidences(root):
     assert not read.keypoints_2d[read.confidence == 0].any()
     assert not read.has_visibility.any()
     assert not data.intrinsics_known
+
+
+def test_a_single_hand_leaves_none_to_train_on(root):
+    edit(root, lambda content: content.update(annotations=content["annotations"][:1]))
+    data = prepared(reader(root), "fit")
+    with pytest.raises(UserError, match=r"train is empty, of 1 samples: --data\.val_share"):
+        data.crops("train")
+    assert len(prepared(reader(root, val_share=0.0), "fit").crops("train")) == 1

@@ -22,7 +22,7 @@ class Landmarker:
             raise RuntimeError("Unable to open zip archive.\nand more")
         return cls()
 
-    def detect(self, image):
+    def detect(self, image, image_processing_options=None):
         assert (image.data.dtype, image.data.ndim, image.image_format) == (np.uint8, 3, "SRGB")
         if not image.data.any():
             return SimpleNamespace(hand_landmarks=[], handedness=[])
@@ -34,6 +34,7 @@ class Landmarker:
 @pytest.fixture
 def mediapipe(monkeypatch, tmp_path):
     package = ModuleType("mediapipe")
+    package.__version__ = "1.2.0"
     package.Image = lambda image_format, data: SimpleNamespace(image_format=image_format, data=data)
     package.ImageFormat = SimpleNamespace(SRGB="SRGB")
     python, vision = ModuleType("mediapipe.tasks.python"), ModuleType("vision")
@@ -75,6 +76,10 @@ def test_what_is_missing_is_named_with_what_to_do(mediapipe, monkeypatch, tmp_pa
     (tmp_path / "bad.task").write_bytes(b"")
     with pytest.raises(UserError, match=r"bad\.task: not a hand_landmarker\.task \(Unable to open"):
         MediaPipeHands(str(tmp_path / "bad.task"))
+    for version in ("0.10.21", "1.1.1"):
+        monkeypatch.setattr(sys.modules["mediapipe"], "__version__", version)
+        with pytest.raises(UserError, match=f"MediaPipe {version} is older than 1.2"):
+            MediaPipeHands(mediapipe)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(UserError, match=r"pip install \"handrec\[detect\]\""):
         MediaPipeHands(mediapipe)

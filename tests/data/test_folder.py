@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tests.sets import everything, prepared
 
-from handrec.data.decode import decode, decode_crop, is_truncated
+from handrec.data.decode import complaint, decode, decode_crop, is_truncated
 from handrec.data.folder import Folder
 from handrec.errors import UserError
 
@@ -120,3 +120,29 @@ def test_truncation_is_seen_whatever_the_decoder_says():
     exif = b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview
     assert not is_truncated(encoded[:2] + exif + encoded[2:])
     assert is_truncated(encoded[:2] + exif + encoded[2:-30])
+
+
+@pytest.mark.parametrize("length", [64, 512])
+def test_zeros_inside_a_jpeg_are_complained_of(length, capfd):
+    """Decoders fill in the rest; a training cannot tell it from a picture."""
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 255, (200, 300, 3), np.uint8), (0, 0), 3)
+    whole = cv2.imencode(".jpg", image)[1].tobytes()
+    assert complaint(whole) == ""
+    start = whole.rfind(b"\xff\xda") + 20
+    found = 0
+    places = np.linspace(start, len(whole) - length - 2, 40).astype(int)
+    for place in places:
+        broken = whole[:place] + bytes(length) + whole[place + length :]
+        assert not is_truncated(broken)
+        assert decode(broken, "x").shape == image.shape
+        capfd.readouterr()  # of decode
+        found += complaint(broken).startswith("Corrupt JPEG data")
+        assert capfd.readouterr().err == ""
+    assert found > {64: 0.4, 512: 0.9}[length] * len(places)
+
+
+def test_what_is_no_jpeg_or_cannot_be_decoded_is_not_complained_of():
+    png = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    for content in (b"", png, b"\xff\xd8no picture\xff\xd9"):
+        assert complaint(content) == ""

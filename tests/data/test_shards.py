@@ -5,7 +5,12 @@ import io
 import json
 import tarfile
 import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -208,7 +213,7 @@ def test_damage_is_left_out_and_counted(shards, caplog):
         data.teardown("fit")
     assert data.skipped >= 6
     assert "left out: " in caplog.text
-    assert f"{data.skipped} pictures were left out" in caplog.text
+    assert f"{data.skipped} pictures or archives were left out" in caplog.text
 
 
 def test_nothing_readable_ends_the_training(tmp_path):
@@ -220,27 +225,118 @@ def test_nothing_readable_ends_the_training(tmp_path):
         data.on_after_batch_transfer(batch, 0)
 
 
-def test_archives_come_from_urls(shards):
-    handler = partial(QuietHandler, directory=str(shards))
+@contextmanager
+def served(folder, handler=None):
+    """Serve a folder; yield the address of its archives, with a range in braces."""
+    handler = partial(handler or QuietHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        pattern = f"http://127.0.0.1:{server.server_port}/{{000000..000004}}.tar"
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/{{000000..000004}}.tar"
+        finally:
+            server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    asked: ClassVar[Counter] = Counter()
+
+    def do_GET(self):
+        self.asked[self.path] += 1
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+class Failing(QuietHandler):
+    """Refuses once, dies in the middle of an archive, between two files of one, and hangs."""
+
+    def do_GET(self):
+        content = Path(self.directory, self.path[1:]).read_bytes()
+        self.asked[self.path] += 1
+        if self.path == "/000001.tar" and self.asked[self.path] == 1:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        cut = {"/000002.tar": 1500, "/000003.tar": 2048, "/000004.tar": 1500}
+        self.wfile.write(content[: cut.get(self.path)])
+        if self.path == "/000004.tar":
+            time.sleep(1.0)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    QuietHandler.asked.clear()
+    monkeypatch.setattr("handrec.data.shards._WAITS", (0.0, 0.0))
+
+
+def test_validation_on_nothing_readable_ends_the_training_too(tmp_path):
+    write_shards(tmp_path / "set", (("png", picture(i), {}) for i in range(6)), per_shard=3)
+    data = module(tmp_path / "set", length=2)
+    data.setup("fit")
+    Path(data.sources["val"][0].name).write_bytes(b"")
+    (batch,) = list(data.val_dataloader())
+    with pytest.raises(UserError, match=r"shards: no picture can be read: .*tar"):
+        data.on_after_batch_transfer(batch, 0)
+
+
+def test_archives_come_from_urls(shards):
+    with served(shards) as pattern:
         data = module(pattern, length=24)
         data.setup("fit")
         seen = set(numbers(data.train_dataloader()))
         assert len(seen) == 24
+        assert len(numbers(data.val_dataloader())) == 6
         endless = module(pattern)
         endless.setup("fit")
         with pytest.raises(UserError, match=r"nothing says how many pictures http.*length=N"):
             endless.train_dataloader()
-        gone = list(read_shard(Source(pattern.replace("{000000..000004}", "gone"), 0)))
-        assert "404" in gone[0]
-        server.shutdown()
+        single = module(pattern.replace("{000000..000004}", "000000"), length=4)
+        with pytest.raises(UserError, match="is the only source and of unknown length: give two"):
+            single.setup("fit")
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+def test_an_archive_that_the_server_has_not_is_told_and_left_out(shards, caplog):
+    (shards / "000002.tar").unlink()
+    with served(shards) as pattern:
+        gone = pattern.replace("{000000..000004}", "000002")
+        assert list(read_shard(Source(gone, 0))) == [f"{gone}: HTTP Error 404: File not found"]
+        assert QuietHandler.asked["/000002.tar"] == 1  # it will not come
+        data = module(pattern, length=30, buffer=1)  # into the second time
+        data.setup("fit")
+        data.sources["train"] = [Source(gone.replace("2.tar", f"{i}.tar"), i) for i in range(5)]
+        seen = []
+        for batch in data.train_dataloader():
+            seen += data.on_after_batch_transfer(batch, 0).sample_id.tolist()
+        assert len(set(seen)) == 24
+        assert data.skipped >= 1
+        assert "left out: http" in caplog.text
+        assert "404" in caplog.text
+
+
+def test_a_server_that_fails_costs_what_it_did_not_send(shards, monkeypatch):
+    monkeypatch.setattr("handrec.data.shards._SECONDS", 0.2)
+    with served(shards, Failing) as pattern:
+        urls = [pattern.replace("{000000..000004}", f"00000{i}") for i in range(5)]
+        read = [list(read_shard(Source(url, 0))) for url in urls]
+    sizes = [(shards / f"00000{i}.tar").stat().st_size for i in range(5)]
+    assert [sum(isinstance(x, Picture) for x in found) for found in read] == [6, 6, 1, 2, 0]
+    assert QuietHandler.asked["/000001.tar"] == 2  # it was busy, and asked again
+    for i, sent in ((2, 1500), (3, 2048)):
+        assert read[i][-1] == f"{urls[i]}: ends too early, {sizes[i] - sent:,} bytes did not come"
+    assert read[4][-1] == f"{urls[4]}: broke off (timed out)"
+
+
+def test_a_server_that_is_gone_ends_the_training(shards):
+    with served(shards) as pattern:
+        data = module(pattern, length=1000, buffer=1)
+        data.setup("fit")
+        batches = iter(data.train_dataloader())
+        data.on_after_batch_transfer(next(batches), 0)
+    with pytest.raises(UserError, match=r"shards: no picture can be read: http.*refused"):
+        list(map(partial(data.on_after_batch_transfer, dataloader_idx=0), batches))
 
 
 @pytest.mark.parametrize(

@@ -267,12 +267,26 @@ def test_files_are_read_exactly(files, tmp_path):
     for points in (target, prediction):
         assert points.joints.equal(files["target"].joints)
         assert points.vertices.equal(files["target"].vertices)
-    joints = official_files.read_prediction(files["pred"], 3, mesh=False)
+    joints = official_files.read_prediction(files["pred"], 3, vertices=None)
     assert joints.vertices is None
     assert joints.joints.equal(files["target"].joints)
     spaced = tmp_path / "spaced.json"
     spaced.write_text(" " + json.dumps(files["lists"], indent=1) + "\n\n")
     assert official_files.read_prediction(spaced, 3).vertices.equal(files["target"].vertices)
+
+
+def test_meshes_of_another_hand_are_read_where_labels_and_predictions_agree(files, tmp_path):
+    xyz, verts = files["lists"]
+    others = [[*v, *v[:381]] for v in verts]  # as many vertices as OpenHand has
+    pred = write(tmp_path / "other.json", [xyz, others])
+    target = official_files.read_ground_truth(files["xyz"], write(tmp_path / "v.json", others))
+    assert target.vertices.shape == (3, 1159, 3)
+    prediction = official_files.read_prediction(pred, 3, vertices=1159)
+    assert prediction.vertices.equal(target.vertices)
+    with pytest.raises(UserError, match="expected 778 x 3, found 1159 x 3: the mesh of another"):
+        official_files.read_prediction(pred, 3)
+    with pytest.raises(UserError, match="expected 1159 x 3, found 778 x 3: the mesh of another"):
+        official_files.read_prediction(files["pred"], 3, vertices=1159)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +337,7 @@ def spoiled(lists, which, sample, change):
         (lambda x, v: [x[:2], v], "2 samples of joints, the ground truth has 3"),
         (lambda x, v: [x, v[:1]], "1 samples of vertices, the ground truth has 3"),
         (lambda x, v: [v, x], "joints of sample 0: expected 21 x 3, found 778 x 3: .* swapped"),
+        (lambda x, v: [x, x], "vertices of sample 0: expected 778 x 3, found 21 x 3: .* swapped"),
         (lambda x, v: x, "joints of sample 0: .* is this a file of labels"),
         (lambda x, v: [x], "1 lists; expected .joints, vertices."),
         (lambda x, v: [x, v, v], "a third list"),
@@ -339,7 +354,7 @@ def spoiled(lists, which, sample, change):
         ),
         (
             lambda x, v: spoiled((x, v), 1, 2, lambda s: s[:777]),
-            "vertices of sample 2: expected 778 x 3, found 777 x 3$",
+            "vertices of sample 2: expected 778 x 3, found 777 x 3: the mesh of another hand model",
         ),
         (
             lambda x, v: spoiled((x, v), 1, 0, lambda s: [p[:2] for p in s]),
@@ -376,10 +391,13 @@ def test_bad_predictions_are_named(files, spoil, message):
 
 def test_bad_ground_truth_is_named(files, tmp_path):
     xyz, verts = files["xyz"], files["verts"]
-    short = write(tmp_path / "short.json", files["lists"][1][:2])
+    verts_lists = files["lists"][1]
+    short = write(tmp_path / "short.json", verts_lists[:2])
+    uneven = write(tmp_path / "uneven.json", [verts_lists[0], *(v[:700] for v in verts_lists[1:])])
     for arguments, message in (
         ((verts, xyz), "sample 0: expected 21 x 3, found 778 x 3: are joints and vertices swapped"),
-        ((xyz, xyz), "sample 0: expected 778 x 3, found 21 x 3"),
+        ((xyz, xyz), "sample 0: expected 778 x 3, found 21 x 3: are joints and vertices swapped"),
+        ((xyz, uneven), "uneven.json: sample 1: expected 778 x 3, found 700 x 3"),
         ((xyz, short), "short.json has 2 samples, .*evaluation_xyz.json has 3"),
         ((files["pred"], verts), "is this a file of predictions"),
         ((tmp_path / "absent.json", verts), "absent.json not found"),

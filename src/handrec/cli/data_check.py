@@ -60,12 +60,8 @@ def run(args: argparse.Namespace) -> int:
         return _check_labelled(console, data, args)
     except FilesError as error:
         console.print(str(error), style="bold yellow", markup=False, soft_wrap=True)
-        lines = error.faults if args.images == 0 else error.faults[:SHOWN_FAULTS]
-        for line in lines:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
-        more = len(error.faults) - len(lines)
-        rest = f"; {more:,} more, --images 0 lists them" if more else ""
-        console.print(f"{len(error.faults):,} files cannot be used{rest}", soft_wrap=True)
+        _print_faults(console, error.faults, args.images)
+        console.print(f"{len(error.faults):,} files cannot be used", soft_wrap=True)
         return 1
 
 
@@ -82,6 +78,7 @@ def _check_labelled(console: "Console", data: "RealHands", args: argparse.Namesp
     for split in splits:
         found = inspect(data, split, args.images)
         _print_inspection(console, split, found)
+        _print_faults(console, found.faults, args.images)
         wrong += len(found.faults)
         batches = (data.label(crops) for crops in _evenly(data, split))
         _write_sheet(console, args.out / f"{data.name}-{split}.png", batches)
@@ -108,7 +105,7 @@ def _check_stream(console: "Console", data: "StreamedImages", args: argparse.Nam
             f" {found.keypoints:,}, left {found.left:,}",
             soft_wrap=True,
         )
-        _print_faults(console, found.faults)
+        _print_faults(console, found.faults, args.images)
         wrong += len(found.faults)
         batches = first_pictures(data, split, _SHEET)
         _write_sheet(console, args.out / f"{data.name}-{split}.png", batches)
@@ -116,7 +113,7 @@ def _check_stream(console: "Console", data: "StreamedImages", args: argparse.Nam
 
 
 def _verdict(console: "Console", wrong: int) -> int:
-    console.print("nothing wrong" if not wrong else f"{wrong} images cannot be used")
+    console.print("nothing wrong" if not wrong else f"{wrong} images are at fault")
     return 1 if wrong else 0
 
 
@@ -237,9 +234,12 @@ def _print_inspection(console: "Console", split: str, found: "Inspection") -> No
             "  warning: that is far: joints of another order, or parameters of another hand model?",
             style="bold yellow",
         )
-    _print_faults(console, found.faults)
 
 
-def _print_faults(console: "Console", faults: list[str]) -> None:
-    for fault in faults[:SHOWN_FAULTS]:
+def _print_faults(console: "Console", faults: list[str], images: int) -> None:
+    """Print the first faults; all of them where all images were to be read."""
+    shown = faults if images == 0 else faults[:SHOWN_FAULTS]
+    for fault in shown:
         console.print(f"  {fault}", markup=False, soft_wrap=True)
+    if len(faults) > len(shown):
+        console.print(f"  {len(faults) - len(shown):,} more, --images 0 lists them")

@@ -54,15 +54,12 @@ def run(args: argparse.Namespace) -> int:
         target = read_ground_truth(args.gt_xyz, args.gt_verts)
         status.update("reading the predictions")
         samples = len(target.joints)
-        prediction = read_prediction(args.pred, samples, args.gt_verts is not None)
+        vertices = None if target.vertices is None else target.vertices.shape[1]
+        prediction = read_prediction(args.pred, samples, vertices)
         status.update(f"scoring {samples:,} hands")
         scores = official.evaluate(protocol, prediction, target)
     warnings = official.doubts(scores, prediction, target)
-    if samples != protocol.samples:
-        warnings.append(
-            f"{samples:,} samples, the official evaluation has {protocol.samples:,}:"
-            " do not compare these figures with published ones"
-        )
+    warnings += official.unofficial(protocol, target)
     console.print(table(scores))
     console.print(LEGEND, style="dim")
     for warning in warnings:

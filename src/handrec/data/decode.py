@@ -1,5 +1,9 @@
 """Crops straight from encoded images: whole files only, decoded no larger than needed."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -49,6 +53,37 @@ def read_encoded(path: Path) -> bytes:
     if is_truncated(encoded):
         raise UserError(f"{path}: truncated image ({len(encoded):,} bytes, no end marker)")
     return encoded
+
+
+def complaint(encoded: bytes) -> str:
+    """Return what libjpeg says of a damaged JPEG that is decoded all the same; empty if nothing.
+
+    Pillow, OpenCV and torchvision all fill in what they cannot decode; libjpeg's remark about it
+    goes to the error output of the process, where it is caught here: for one thread alone, so that
+    this is no part of reading for a training. Damage that decodes to other pixels has no remark.
+    """
+    if not encoded.startswith(_JPEG):
+        return ""
+    with tempfile.TemporaryFile() as caught:
+        with _error_output(caught.fileno()):
+            # All of the file has to be read for the smallest picture, too.
+            flag = cv2.IMREAD_REDUCED_GRAYSCALE_8
+            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
+        caught.seek(0)
+        said = caught.read().decode(errors="replace")
+    return "" if image is None else said.strip().partition("\n")[0]
+
+
+@contextmanager
+def _error_output(file: int) -> Iterator[None]:
+    """Send what libraries write to the error output to another open file."""
+    kept = os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def decode(encoded: bytes, where: object, reduce: int = 1, grey: bool = False) -> np.ndarray:

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from packaging.version import Version
 
 from handrec.data.boxes import MIN_BOX, HandBox, Side
 from handrec.errors import UserError
 
 INSTALL = 'pip install "handrec[detect]"'
+
+OLDEST = Version("1.2")
 
 #: Landmarks lie inside the hand: their box is widened by so much of its longer side, on each side.
 MARGIN = 0.1
@@ -62,6 +65,12 @@ class MediaPipeHands(HandDetector):
             options = import_module("mediapipe.tasks.python").BaseOptions
         except ImportError as error:
             raise UserError(f"finding hands needs MediaPipe 1.2 or newer: {INSTALL}") from error
+        found = str(getattr(self._package, "__version__", "0"))
+        if Version(found) < OLDEST:
+            raise UserError(
+                f"MediaPipe {found} is older than {OLDEST} and may take right hands for left ones:"
+                f" {INSTALL}"
+            )
         try:
             self._landmarker: Any = vision.HandLandmarker.create_from_options(
                 vision.HandLandmarkerOptions(

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 from handrec.data.crop_set import CropSet
+from handrec.data.decode import complaint, read_encoded
 from handrec.data.real import RealHands
 from handrec.data.shards import Shards
 from handrec.data.streamed import StreamedImages
 from handrec.data.streams import Annotation, Picture, Source, Stream, StreamBatch, decoded
+from handrec.errors import UserError
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.types import HandBatch
 
 _BATCH = 32
+
+#: What decoders fill in where they cannot go on is often grey, and no reason to stop for them.
+DAMAGED = "{}: damaged inside, decoders fill in the rest ({})"
 
 
 class Counts(NamedTuple):
@@ -37,7 +42,7 @@ class Inspection(NamedTuple):
 
     Attributes:
         images: that were read.
-        faults: a line for each that could not be.
+        faults: a line for each file that could not be, or that is damaged.
         known: keypoints that are labelled.
         outside: share of the known keypoints that lie outside their crop.
         joint_errors: millimetres between labelled joints and those of the labelled parameters.
@@ -81,10 +86,9 @@ def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspe
     for source in sources:
         before = len(annotations) + len(faults)
         for found in islice(read(source), each):
-            image = found if isinstance(found, str) else decoded(found)
-            if isinstance(image, str):
-                faults.append(image)
-            elif isinstance(found, Picture):
+            if isinstance(found, str) or (fault := _picture_fault(found)):
+                faults.append(found if isinstance(found, str) else fault)
+            else:
                 annotations.append(found.annotation)
         missing = _wanted(data, source, each) - (len(annotations) + len(faults) - before)
         if missing > 0:  # an archive that was cut off between two files looks whole
@@ -96,6 +100,15 @@ def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspe
         keypoints=sum(a.keypoints is not None for a in annotations),
         left=sum(a.side == "left" for a in annotations),
     )
+
+
+def _picture_fault(picture: Picture) -> str:
+    """Return what is wrong with a picture; empty if nothing."""
+    if isinstance(image := decoded(picture), str):
+        return image
+    encoded = picture.content if isinstance(picture.content, bytes) else b""
+    said = complaint(encoded)
+    return DAMAGED.format(picture.where, said) if said else ""
 
 
 def _wanted(data: StreamedImages, source: Source, most: int | None) -> int:
@@ -138,10 +151,12 @@ def count(data: RealHands, split: str) -> Counts:
 
 def inspect(data: RealHands, split: str, images: int) -> Inspection:
     """Return what evenly spread images of a split say; 0 reads all of them."""
-    crops, faults = data.crops(split), []
+    crops = data.crops(split)
+    chosen = spread(len(crops), images)
+    faults = damaged(crops, chosen)
     known = outside = read = 0
     errors: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in _read(crops, data, spread(len(crops), images)):
+    for batch in _read(crops, data, chosen):
         if isinstance(batch, str):
             faults.append(batch)
             continue
@@ -157,6 +172,21 @@ def inspect(data: RealHands, split: str, images: int) -> Inspection:
         vertices = empty
     share = outside / max(known, 1)
     return Inspection(read, faults, known, share, joints, vertices, pixels)
+
+
+def damaged(crops: CropSet, indices: list[int]) -> list[str]:
+    """Return a line for each image or mask that decodes, but not as it was written."""
+    samples = crops.samples[indices].numpy()
+    names = [*crops.table.files[samples], *(crops.table.masks[samples] if crops.masks else ())]
+    faults = []
+    for path in (crops.root / name.decode() for name in dict.fromkeys(names) if name):
+        try:
+            said = complaint(read_encoded(path))
+        except UserError:  # a fault of another kind, which reading the crop tells
+            continue
+        if said:
+            faults.append(DAMAGED.format(path, said))
+    return faults
 
 
 @torch.no_grad()

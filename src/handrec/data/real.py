@@ -213,7 +213,10 @@ class RealHands(HandDataModule):
         table = self.tables[self.parts[split]]
         chosen = self.select(split, table)
         if not len(chosen):
-            raise UserError(f"{self.name}: the split {split} is empty")
+            hint = ": --data.val_share says how many validate" if hasattr(self, "val_share") else ""
+            raise UserError(
+                f"{self.name}: the split {split} is empty, of {len(table):,} samples{hint}"
+            )
         if split == "train":
             chosen = chosen[labelled_share(table.row[chosen], self.label_share)]
         return CropSet(

@@ -2,12 +2,14 @@
 
 import json
 import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
@@ -28,7 +30,12 @@ INDEX = "shards.json"
 
 #: What pictures in archives are called.
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
-_SECONDS = 60  # a server may keep us waiting
+_SECONDS = 60  # a server may keep us waiting, before it answers and in the middle
+_WAITS = (1.0, 4.0)  # seconds before a server that did not answer is asked again
+_PADDING = 1 << 20  # bytes behind an archive's end, at most
+
+#: Answers of a server that may be another one later: timeout, too many requests, faults of its own.
+_PASSING = (408, 429, *range(500, 600))
 
 
 class Shards(StreamedImages):
@@ -104,28 +111,67 @@ def read_shard(source: Source) -> Iterator[Picture | str]:
     faults: list[str] = []
 
     def note(error: Exception) -> bool:
-        reason = str(error.args[0] if error.args else error).partition("\n")[0]
-        faults.append(f"{source.name}: damaged from here on, or no archive ({reason})")
+        stopped = isinstance(error, OSError | HTTPException)
+        what = "broke off" if stopped else "damaged from here on, or no archive"
+        # The reader of archives puts what it read from behind " @ ".
+        faults.append(f"{source.name}: {what} ({_reason(error).partition(' @ <')[0]})")
         return True
 
     try:
         stream = _open(source.name)
     except (OSError, HTTPException, ValueError) as error:
-        yield f"{source.name}: {getattr(error, 'strerror', None) or error}"
+        yield f"{source.name}: {_reason(error)}"
         return
     with stream:
         files = tar_file_expander([{"url": source.name, "stream": stream}], handler=note)
         samples = cast("Iterable[dict[str, Any]]", group_by_keys(files, handler=note))
         for frame, sample in enumerate(islice(samples, source.start, source.stop), source.start):
             yield _picture(sample, f"{source.name}: {sample['__key__']}", frame)
-    yield from faults
+        if source.stop is None and (missing := _missing(stream)):
+            faults = [f"{source.name}: ends too early, {missing:,} bytes did not come"]
+    yield from faults[:1]  # others follow from it
 
 
 def _open(name: str) -> BufferedIOBase:
     """Open a path or a URL; no command is run for it."""
-    if urlparse(name).scheme:
-        return cast("BufferedIOBase", urlopen(name, timeout=_SECONDS))
-    return Path(name).open("rb")
+    if not urlparse(name).scheme:
+        return Path(name).open("rb")
+    for wait in _WAITS:
+        try:
+            return _request(name)
+        except HTTPError as error:
+            if error.code not in _PASSING:
+                raise
+        except (URLError, HTTPException, ConnectionError):
+            pass
+        time.sleep(wait)
+    return _request(name)
+
+
+def _request(url: str) -> BufferedIOBase:
+    """Ask a server for a file."""
+    return cast("BufferedIOBase", urlopen(url, timeout=_SECONDS))
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    if isinstance(error, HTTPError):  # the only one whose number says more
+        return str(error)
+    inner = getattr(error, "reason", None)
+    said = inner if isinstance(inner, OSError) else error
+    told = getattr(said, "strerror", None) or (said.args[0] if said.args else said)
+    return str(told).partition("\n")[0]
+
+
+def _missing(stream: BufferedIOBase) -> int:
+    """Return how many bytes a server announced and did not send: an archive may not show it."""
+    if not hasattr(stream, "length"):
+        return 0
+    try:
+        at_end = len(stream.read(_PADDING)) < _PADDING
+    except (OSError, HTTPException):
+        return 0
+    return (stream.length or 0) if at_end else 0
 
 
 def _picture(sample: dict[str, Any], where: str, frame: int) -> Picture | str:

@@ -162,7 +162,7 @@ class StreamedImages(HandDataModule):
     def teardown(self, stage: str) -> None:
         """Say how many pictures were left out."""
         if self.skipped:
-            logger.warning("%s: %d pictures were left out", self.name, self.skipped)
+            logger.warning("%s: %d pictures or archives were left out", self.name, self.skipped)
 
     def _length(self) -> int:
         """Return how many training pictures an epoch has."""

@@ -176,6 +176,7 @@ class Stream(IterableDataset[StreamBatch | str]):
         """Yield batches of the pictures that can be decoded."""
         read: list[tuple[Source, Picture, UInt8[np.ndarray, "h w 3"]]] = []
         skipped: list[str] = []
+        some = False
         for source, found in pictures:
             image = found if isinstance(found, str) else decoded(found)
             if isinstance(image, str):
@@ -187,11 +188,11 @@ class Stream(IterableDataset[StreamBatch | str]):
             read.append((source, found, image))
             if len(read) == self.batch_size:
                 yield StreamBatch(self._crops(read), tuple(skipped))
-                read, skipped = [], []
-        if self.batches is not None:
-            yield f"no picture can be read: {skipped[0] if skipped else self.sources[0].name}"
-        elif read:
+                read, skipped, some = [], [], True
+        if self.batches is None and read:
             yield StreamBatch(self._crops(read), tuple(skipped))
+        elif self.batches is not None or not some:
+            yield f"no picture can be read: {skipped[0] if skipped else self.sources[0].name}"
 
     def _crops(self, read: list[tuple[Source, Picture, np.ndarray]]) -> CropBatch:
         """Return the crops of some pictures."""

@@ -1,5 +1,6 @@
 """Rebuilds a method from its checkpoint alone."""
 
+import warnings
 from glob import glob
 from importlib import import_module
 from pathlib import Path
@@ -55,4 +56,6 @@ def load_method(path: str | Path) -> Method:
         raise UserError(f"{path} does not say which method wrote it")
     module, _, name = class_path.rpartition(".")
     method: type[Method] = getattr(import_module(module), name)
-    return method.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # hyperparameters that are modules are meant to be kept
+        warnings.filterwarnings("ignore", message="(?s)Attribute .* is an instance of .nn.Module.")
+        return method.load_from_checkpoint(path, map_location="cpu", weights_only=True)

@@ -27,7 +27,7 @@ from handrec.metrics.hand import suspicions
 
 ProtocolName = Literal["freihand", "ho3d_v2", "ho3d_v3"]
 
-#: Vertices of MANO, the mesh of both data sets.
+#: Vertices of MANO, the mesh of both data sets. Others can be scored, but not handed in.
 VERTICES = 778
 
 #: Two alignments that are the same but for rounding agree to this, metres.
@@ -228,6 +228,23 @@ def doubts(scores: Scores, prediction: Points, target: Points) -> list[str]:
     prediction, target = _rows(prediction, looked_at), _rows(target, looked_at)
     found += _order_doubts(scores.protocol, prediction, target)
     return found + _frame_doubts(scores.protocol, prediction, target)
+
+
+def unofficial(protocol: Protocol, target: Points) -> list[str]:
+    """Return a sentence for each way in which labels are not those of the official evaluation."""
+    found = []
+    samples, vertices = len(target.joints), target.vertices
+    if samples != protocol.samples:
+        found.append(
+            f"{samples:,} samples, the official evaluation has {protocol.samples:,}:"
+            " do not compare these figures with published ones"
+        )
+    if vertices is not None and vertices.shape[1] != VERTICES:
+        found.append(
+            f"meshes of {vertices.shape[1]:,} vertices, the official evaluation has MANO's"
+            f" {VERTICES}: the same formulas, but no server takes them"
+        )
+    return found
 
 
 def _order_doubts(protocol: Protocol, prediction: Points, target: Points) -> list[str]:

@@ -24,6 +24,9 @@ from handrec.metrics.official import VERTICES, Points, Scores
 
 JOINTS = 21
 
+#: So many points, or more, are a mesh rather than joints.
+_MESH = 100
+
 #: Digits after the point in submissions: a tenth of a micrometre, finer than float32 at arm's
 #: length.
 _DIGITS = 7
@@ -36,12 +39,13 @@ def read_ground_truth(xyz: Path, verts: Path | None) -> Points:
 
     Args:
         xyz: ``evaluation_xyz.json``.
-        verts: ``evaluation_verts.json``, or None to evaluate joints only.
+        verts: ``evaluation_verts.json``, or None to evaluate joints only. Its meshes may have any
+            number of vertices, the same in all samples.
     """
     joints = _read_points(xyz, "evaluation_xyz.json", JOINTS)
     if verts is None:
         return Points(joints, None)
-    vertices = _read_points(verts, "evaluation_verts.json", VERTICES)
+    vertices = _read_points(verts, "evaluation_verts.json", None)
     if len(vertices) != len(joints):
         raise UserError(
             f"{verts} has {len(vertices):,} samples, {xyz} has {len(joints):,}:"
@@ -50,33 +54,33 @@ def read_ground_truth(xyz: Path, verts: Path | None) -> Points:
     return Points(joints, vertices)
 
 
-def read_prediction(path: Path, samples: int, mesh: bool = True) -> Points:
+def read_prediction(path: Path, samples: int, vertices: int | None = VERTICES) -> Points:
     """Return the predictions of a ``pred.json``, or of a ``pred.zip`` that holds one.
 
     Args:
         path: of the file.
         samples: how many there must be.
-        mesh: whether to read the vertices.
+        vertices: of each mesh, as many as those of the ground truth; None reads joints only.
     """
     reader = _Reader(path, "pred.json")
-    wanted = (("joints", JOINTS), ("vertices", VERTICES))
+    wanted = (("joints", JOINTS), ("vertices", vertices))
     lists: list[Tensor] = []
     for part in reader.elements("[joints of all samples, vertices of all samples]"):
         if part >= len(wanted):
             raise UserError(f"{path}: a third list; expected [joints, vertices] of all samples")
-        if part == 1 and not mesh:
+        what, count = wanted[part]
+        if count is None:
             reader.skip()
             continue
-        what, count = wanted[part]
         lists.append(reader.points(count, f"{what} of "))
         if len(lists[-1]) != samples:
             raise UserError(
                 f"{path}: {len(lists[-1]):,} samples of {what}, the ground truth has {samples:,}"
             )
     reader.end()
-    if len(lists) != 1 + mesh:
+    if len(lists) != 1 + (vertices is not None):
         raise UserError(f"{path}: {len(lists)} lists; expected [joints, vertices] of all samples")
-    return Points(lists[0], lists[1] if mesh else None)
+    return Points(lists[0], None if vertices is None else lists[1])
 
 
 def write_submission(folder: Path, points: Points) -> Path:
@@ -157,8 +161,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _read_points(path: Path, member: str, count: int) -> Float[Tensor, "n p 3"]:
-    """Return the points of a ground-truth file."""
+def _read_points(path: Path, member: str, count: int | None) -> Float[Tensor, "n p 3"]:
+    """Return the points of a ground-truth file; None takes as many as its first sample has."""
     reader = _Reader(path, member)
     points = reader.points(count)
     reader.end()
@@ -174,18 +178,19 @@ class _Reader:
         self.decoder = json.JSONDecoder()
         self.position = 0
 
-    def points(self, count: int, what: str = "") -> Float[Tensor, "n p 3"]:
+    def points(self, count: int | None, what: str = "") -> Float[Tensor, "n p 3"]:
         """Return the list of samples at the cursor.
 
         Args:
-            count: points of each sample.
+            count: points of each sample; None: of a mesh, as many as the first one has.
             what: they are, for messages.
         """
-        expected = f"a list of samples with {count} points [x, y, z] each"
-        samples = [
-            self._checked(self.value(), f"{what}sample {index}", count)
-            for index in self.elements(expected)
-        ]
+        expected = f"a list of samples with {count or VERTICES} points [x, y, z] each"
+        samples = []
+        for index in self.elements(expected):
+            value = self.value()
+            count = count or _mesh_size(value)
+            samples.append(self._checked(value, f"{what}sample {index}", count))
         if not samples:
             raise UserError(f"{self.path}: no samples; expected {expected}")
         return torch.from_numpy(np.stack(samples))
@@ -256,11 +261,23 @@ class _Reader:
         return points
 
 
+def _mesh_size(value: Any) -> int:
+    """Return how many vertices a sample has; MANO's number if it cannot be a mesh."""
+    try:
+        shape = np.shape(value)
+    except ValueError:
+        return VERTICES
+    return shape[0] if len(shape) == 2 and shape[0] >= _MESH and shape[1] == 3 else VERTICES
+
+
 def _guess(points: NDArray[np.float64], count: int) -> str:
     """Return what may have been given instead."""
-    swapped = {JOINTS: VERTICES, VERTICES: JOINTS}[count]
-    if points.shape == (swapped, 3):
-        return ": are joints and vertices swapped?"
+    if points.shape[1:] == (3,):
+        is_mesh = len(points) >= _MESH
+        if len(points) == JOINTS or (is_mesh and count == JOINTS):
+            return ": are joints and vertices swapped?"
+        if is_mesh:
+            return ": the mesh of another hand model? Without --gt-verts joints alone are scored"
     if points.shape[1:] == (JOINTS, 3):
         return ": is this a file of predictions?"
     if points.shape == (3,):
