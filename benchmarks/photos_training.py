@@ -1,7 +1,7 @@
 """Trains `s2hand` further on a few photos with 2D keypoints, and measures how well they are met.
 
     python benchmarks/photos_training.py FOLDER [FOLDER ...] --start RUN [--scale cpu]
-        [--steps 500] [--pictures FOLDER] [--out FILE]
+        [--steps 1000] [--pictures FOLDER] [--out FILE]
 
 Each folder holds photos and one file of annotations in COCO's format; nothing else is learnt from.
 The weights of RUN, a run of `s2hand`, are the start. Photos and pictures stay out of the record.
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--start", required=True)
     parser.add_argument("--scale", default="cpu")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--pictures", type=Path, default=Path("predictions"))
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
