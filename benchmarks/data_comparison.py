@@ -25,7 +25,7 @@ def train_and_test(domain: str, scale: str, epochs: int, seed: int) -> list[dict
     """Return a row of errors for each test split."""
     fit = ["--exp=handmim", f"--scale={scale}", f"--trainer.max_epochs={epochs}"]
     fit += [f"{APPEARANCE}.{DOMAINS[domain]}", f"--seed_everything={seed}"]
-    run, seconds = trained(f"data_{domain}-{scale}-{seed}", *fit)
+    run, seconds = trained(f"data_{domain}-{scale}-{epochs}-{seed}", *fit)
     rows = []
     splits = evaluated(run, SPLITS, f"{APPEARANCE}.everyday.Everyday")
     for split, results in splits.items():

@@ -90,7 +90,7 @@ def measure(key: Row, chosen: argparse.Namespace) -> Row:
     options += [f"--data.init_args.label_share={key['labels']}", *chosen.finetune_options]
     tried = []
     for lr in chosen.lrs:
-        name = "finetune_{row}_{head}_{labels:g}_{seed}".format(**key) + f"_{lr:g}"
+        name = "finetune_{row}_{head}_{labels:g}_{scale}_{seed}".format(**key) + f"_{lr:g}"
         run, seconds = trained(name, *options, f"{MODEL}.lr={lr}")
         tried.append((last_value(run, "val/pa_mpvpe", best=True), lr, run, seconds))
     error, lr, run, seconds = min(tried, key=lambda item: item[0])
@@ -116,7 +116,7 @@ def main() -> None:
     if chosen.out and chosen.out.exists():
         rows = json.loads(chosen.out.read_text())["figures"]
     wanted = [
-        {"row": row, "head": head, "labels": labels, "seed": seed}
+        {"row": row, "head": head, "labels": labels, "scale": chosen.scale, "seed": seed}
         for seed in chosen.seeds
         for labels in chosen.labels
         for head in chosen.heads

@@ -50,7 +50,10 @@ def main() -> None:
             )
         print(rows[-1], flush=True)
     if chosen.out:
-        name, seconds = f"Memory of the pre-training, {chosen.scale}", time.perf_counter() - start
+        name, seconds = (
+            f"Memory of the pre-training on a CPU, scale {chosen.scale}",
+            time.perf_counter() - start,
+        )
         write_record(chosen.out, name, rows, {"scale": chosen.scale}, seconds=seconds)
 
 

@@ -1,6 +1,5 @@
 """S2HAND and S2HAND(V) on small batches: what they learn from, and what they do not look at."""
 
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -366,22 +365,6 @@ def test_projected_labels_are_warned_of(hand, caplog):
         caplog.clear()
         at_setup(method_of(hand), projected_keypoints=projected)
         assert ("2D keypoints of mine are its 3D labels, projected" in caplog.text) == projected
-
-
-def test_a_start_may_be_the_last_run(hand, tmp_path):
-    for number, scale in enumerate((3.0, 1.0, 2.0)):
-        source = method_of(hand)
-        torch.nn.init.constant_(source.regressor.scale[-1].bias, scale)
-        path = tmp_path / f"version_{number}" / "last.ckpt"
-        path.parent.mkdir()
-        torch.save({"state_dict": source.state_dict()}, path)
-        os.utime(path, (0, 1000 * scale))
-    pattern = str(tmp_path / "version_*" / "last.ckpt")
-    started = at_setup(method_of(hand, S2HANDVideo, checkpoint=pattern), clip=Clip())
-    assert (started.regressor.scale[-1].bias == 3).all()
-    lacking = method_of(hand, S2HANDVideo, checkpoint=pattern.replace("last", "best"))
-    with pytest.raises(UserError, match=r"no checkpoint .*\*/best.ckpt to start from"):
-        at_setup(lacking, clip=Clip())
 
 
 def statistics(method):

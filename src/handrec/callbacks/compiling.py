@@ -27,6 +27,12 @@ class Compiled(pl.Callback):
         """Call the networks as they were."""
         torch.compiler.set_stance("force_eager")
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave nothing behind."""
+        torch.compiler.set_stance("default")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on compiled."""
         torch.compiler.set_stance("default")

@@ -25,6 +25,7 @@ from handrec.callbacks.safety import Safety, WholeCheckpoints
 from handrec.callbacks.summary import EndSummary
 from handrec.cli import experiments, loggers, runs
 from handrec.cli.command_line import CONFIG_KEY
+from handrec.cli.starts import choose_starts
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 from handrec.methods.base import Method
@@ -177,6 +178,9 @@ class HandCLI(LightningCLI):
         if self.keeps_files:
             rank_zero_only(loggers.check_writable)(self.logs)  # other machines' disks stay empty
         path = self.chosen.ckpt_path
+        if self.subcommand == "fit":
+            resumed = runs.run_of(Path(path)) if self.chosen.resume else None
+            choose_starts(self.chosen.model.init_args, self.chosen.scale, resumed)
         if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):
             check_checkpoint(Path(path), self.chosen.model.class_path)
 

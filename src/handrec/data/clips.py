@@ -89,7 +89,10 @@ class PicturesAndClips(Dataset[SceneBatch]):
         """Return the rows of some clips of the videos."""
         generator = generator_of(indices)
         sequences, starts = len(self.videos) // self.frames, self.frames - self.clip.span + 1
-        sequence = torch.randint(sequences, (self.count, 1), generator=generator)
+        # Of different sequences where there are enough: two clips of one might join.
+        rounds = -(-self.count // sequences)
+        order = [torch.randperm(sequences, generator=generator) for _ in range(rounds)]
+        sequence = torch.cat(order)[: self.count, None]
         start = torch.randint(starts, (self.count, 1), generator=generator)
         step = torch.arange(self.clip.length) * self.clip.stride
         return (sequence * self.frames + start + step).flatten()

@@ -42,7 +42,7 @@ from handrec.methods.cycle_flow import (
     turn_back,
 )
 from handrec.methods.handmim import dense_term, label_terms
-from handrec.methods.loading import newest_checkpoint, read_checkpoint
+from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, HeadFactory
@@ -114,8 +114,7 @@ class CycleHand(HandMethod):
         rasterizer: draws.
         phase: ``base`` learns from labels, and texture and light from pictures; ``cycle`` adds the
             cyclic flow.
-        checkpoint: of a run in phase ``base`` to start from; of the paths that a ``*`` finds, the
-            last written.
+        checkpoint: of a run in phase ``base`` to start from.
         weights: of the terms.
         flow: how hands are turned and drawn.
         appearance: of the drawings; None for the default.
@@ -171,7 +170,7 @@ class CycleHand(HandMethod):
         """Start from phase 1; a training that goes on brings its own weights later."""
         super().setup(stage)
         if stage == "fit" and self.checkpoint is not None:
-            self.load_base(newest_checkpoint(self.checkpoint))
+            self.load_base(Path(self.checkpoint))
 
     def load_base(self, path: Path) -> None:
         """Take over the weights of a run in phase ``base``."""

@@ -1,7 +1,6 @@
 """Rebuilds a method from its checkpoint alone."""
 
 import warnings
-from glob import glob
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,16 +30,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of a training run: it has no state_dict")
     return content
-
-
-def newest_checkpoint(pattern: str) -> Path:
-    """Return the checkpoint of a path; of those that a ``*`` in it finds, the last written."""
-    if "*" not in pattern:
-        return Path(pattern)
-    found = sorted(map(Path, glob(pattern)), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise UserError(f"no checkpoint {pattern} to start from: train that run first")
-    return found[-1]
 
 
 def class_path_of(content: dict[str, Any]) -> str | None:

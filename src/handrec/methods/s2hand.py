@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -26,7 +27,7 @@ from handrec.losses import photometric, s2hand
 from handrec.losses.hand import total
 from handrec.losses.photometric import Laplacian
 from handrec.methods.base import HandMethod, Method
-from handrec.methods.loading import newest_checkpoint, read_checkpoint
+from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import fused, warmup_cosine
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone
@@ -137,8 +138,7 @@ class S2HAND(HandMethod):
         lr: peak learning rate.
         halvings: of the rate, evenly over the training: 5 as published for training end to end; 0
             takes a warm-up and a cosine instead, ours.
-        shape_checkpoint: of a run of ``s2hand_shape``: backbone and regressor start from it; of
-            the paths that a ``*`` finds, from the last written.
+        shape_checkpoint: of a run of ``s2hand_shape``: backbone and regressor start from it.
         keypoints_checkpoint: of a run of ``s2hand_keypoints``: the 2D branch starts from it.
     """
 
@@ -196,7 +196,7 @@ class S2HAND(HandMethod):
             self._check_data()
             for path, prefixes in self.starts:
                 if path is not None:
-                    load_parts(self, newest_checkpoint(path), prefixes)
+                    load_parts(self, Path(path), prefixes)
 
     def _check_data(self) -> None:
         """Refuse to learn metres from unknown cameras; warn of 2D keypoints that come from 3D."""
@@ -208,7 +208,7 @@ class S2HAND(HandMethod):
                 " --model.init_args.regressor.init_args.camera=weak"
             )
         if getattr(data, "projected_keypoints", False):
-            logger.warning(
+            rank_zero_only(logger.warning)(
                 "the 2D keypoints of %s are its 3D labels, projected: nothing learnt from them is"
                 " learnt without 3D labels; docs/methods/s2hand.md says what to do",
                 data.name,

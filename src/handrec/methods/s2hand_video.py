@@ -15,7 +15,7 @@ from handrec.errors import UserError, positive
 from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
 from handrec.methods.base import HandMethod, Method
-from handrec.methods.loading import load_method, newest_checkpoint
+from handrec.methods.loading import load_method
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
 
@@ -55,8 +55,7 @@ class S2HANDVideo(S2HAND):
         include_global: whether the motion loss holds for the whole hand's rotation too, not only
             for the fingers'.
         max_gap: frames of a video that lie farther apart are of two clips.
-        checkpoint: of a run of ``s2hand``: all branches start from it; of the paths that a ``*``
-            finds, from the last written.
+        checkpoint: of a run of ``s2hand``: all branches start from it.
         frozen_norm: frames of a clip look alike: by the statistics of a batch with few scenes the
             network would learn what it cannot see in evaluation.
         options: see :class:`~handrec.methods.s2hand.S2HAND`.
@@ -99,7 +98,7 @@ class S2HANDVideo(S2HAND):
         if stage == "fit" and self.steady:
             if self.checkpoint is None:
                 raise UserError("weights.steady follows the start: it wants a checkpoint")
-            start = load_method(newest_checkpoint(self.checkpoint))
+            start = load_method(self.checkpoint)
             self.start = (start.eval().requires_grad_(False),)
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
