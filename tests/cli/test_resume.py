@@ -39,7 +39,11 @@ METHODS = {
     "s2hand_shape": SMALL["s2hand"],
     "s2hand_finetune": ["--model.init_args.backbone.init_args.image_size=32"],
     "s2hand_keypoints": [],
-    "s2hand_video": SMALL["s2hand"],
+    "s2hand_video": [
+        *SMALL["s2hand"],
+        "--data.init_args.clip.length=3",
+        "--data.init_args.batch_size=4",
+    ],
     "cyclehand_base": [*SMALL["pymaf"], "--model.init_args.texture_size=16"],
     "cyclehand": [
         *SMALL["pymaf"],

@@ -259,5 +259,5 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
         for part in ("gradients", "buffers"):
             for key, value in whole[part].items():
                 torch.testing.assert_close(
-                    half[part][key], value, rtol=2e-3, atol=5e-5 * scale, msg=f"{part} {key}"
+                    half[part][key], value, rtol=2e-3, atol=2e-4 * scale, msg=f"{part} {key}"
                 )
