@@ -126,7 +126,7 @@ def colour_map(
     one, zero = torch.ones_like(cos), torch.zeros_like(cos)
     rows = [one, zero, zero, zero, cos, -sin, zero, sin, cos]
     chroma = torch.stack(rows, dim=1).view(-1, 3, 3)
-    matrix = torch.linalg.inv(_YIQ) @ chroma @ _YIQ
+    matrix = torch.linalg.inv(_YIQ).to(chroma) @ chroma @ _YIQ.to(chroma)
     return (brightness * contrast)[:, None, None] * matrix, brightness * (1 - contrast)
 
 

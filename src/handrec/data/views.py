@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from handrec.data.colours import colour_map
 from handrec.errors import not_negative, positive
 
 #: How bright the eye finds red, green and blue (ITU-R BT.601).
@@ -155,26 +156,6 @@ def sample_colours(
     change = (2 * draw[:4] - 1) * reach * (draw[4] < colours.jitter_share)
     brightness, contrast, saturation = 1 + change[:3]
     return colour_map(brightness, contrast, saturation * (draw[5] >= colours.grey), change[3])
-
-
-def colour_map(
-    brightness: Float[Tensor, " b"],
-    contrast: Float[Tensor, " b"],
-    saturation: Float[Tensor, " b"],
-    turns: Float[Tensor, " b"],
-) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, " b"]]:
-    """Return the matrices of RGB and, per unit of the picture's mean luma, what to add.
-
-    Brightness scales, saturation mixes with the grey picture, hue turns about the grey axis, and
-    contrast stretches about the mean luma: 1, 1, 1 and 0 change nothing.
-    """
-    eye, luma = torch.eye(3).to(brightness), brightness.new_tensor(_LUMA).expand(3, 3)
-    mixed = saturation[:, None, None] * (eye - luma) + luma
-    angle = 2 * math.pi * turns
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None] / math.sqrt(3)
-    cross = eye.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
-    turned = cos * eye + (1 - cos) / 3 + sin * cross
-    return (brightness * contrast)[:, None, None] * (turned @ mixed), brightness * (1 - contrast)
 
 
 def recolour(
