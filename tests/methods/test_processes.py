@@ -258,6 +258,5 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
         assert half["gradients"].keys() == whole["gradients"].keys()
         for part in ("gradients", "buffers"):
             for key, value in whole[part].items():
-                torch.testing.assert_close(
-                    half[part][key], value, rtol=2e-3, atol=2e-4 * scale, msg=f"{part} {key}"
-                )
+                off, size = (half[part][key] - value).float().norm(), value.float().norm()
+                assert off <= 2e-3 * size + 5e-5 * scale, f"{part} {key}"
