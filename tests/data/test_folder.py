@@ -142,6 +142,14 @@ def test_zeros_inside_a_jpeg_are_complained_of(length, capfd):
     assert found > {64: 0.4, 512: 0.9}[length] * len(places)
 
 
+def test_an_odd_header_is_no_damage(capfd):
+    content = bytearray(cv2.imencode(".jpg", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    content[11] = 3  # JFIF 3.1
+    decode(bytes(content), "x")
+    assert "unknown JFIF revision" in capfd.readouterr().err  # libjpeg has a remark
+    assert complaint(bytes(content)) == ""
+
+
 def test_what_is_no_jpeg_or_cannot_be_decoded_is_not_complained_of():
     png = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
     for content in (b"", png, b"\xff\xd8no picture\xff\xd9"):

@@ -270,6 +270,27 @@ class Failing(QuietHandler):
 def impatient(monkeypatch):
     QuietHandler.asked.clear()
     monkeypatch.setattr("handrec.data.shards._WAITS", (0.0, 0.0))
+    monkeypatch.setattr("handrec.data.shards._silent", set())
+
+
+class Busy(QuietHandler):
+    """Answers nothing but that it is busy, four times."""
+
+    def do_GET(self):
+        if sum(self.asked.values()) < 4:
+            self.asked[self.path] += 1
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+
+def test_a_silent_server_is_waited_for_once(shards):
+    with served(shards, Busy) as pattern:
+        urls = [pattern.replace("{000000..000004}", f"00000{i}") for i in range(3)]
+        read = [list(read_shard(Source(url, 0))) for url in urls]
+        assert [QuietHandler.asked[f"/00000{i}.tar"] for i in range(3)] == [3, 1, 1]
+        assert [len(found) for found in read] == [1, 1, 6]  # it is back
+        assert "503" in read[1][0]
 
 
 def test_validation_on_nothing_readable_ends_the_training_too(tmp_path):

@@ -14,6 +14,8 @@ from handrec.data.crops import step_of, warp
 from handrec.errors import UserError
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
+#: How libjpeg begins what it says of lost pixels; its other remarks are of odd headers.
+_LOST = ("Corrupt JPEG data", "Premature end")
 
 #: libjpeg decodes at a half, a quarter or an eighth for a fraction of the time. RGB as it comes
 #: saves turning it round; reduced pictures only come as BGR.
@@ -71,7 +73,8 @@ def complaint(encoded: bytes) -> str:
             image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
         caught.seek(0)
         said = caught.read().decode(errors="replace")
-    return "" if image is None else said.strip().partition("\n")[0]
+    lines = [line for line in said.splitlines() if line.startswith(_LOST)]
+    return lines[0] if lines and image is not None else ""
 
 
 @contextmanager

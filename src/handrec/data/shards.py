@@ -34,6 +34,9 @@ _SECONDS = 60  # a server may keep us waiting, before it answers and in the midd
 _WAITS = (1.0, 4.0)  # seconds before a server that did not answer is asked again
 _PADDING = 1 << 20  # bytes behind an archive's end, at most
 
+#: Servers that did not answer in spite of all waiting: for their next archive nobody waits.
+_silent: set[str] = set()
+
 #: Answers of a server that may be another one later: timeout, too many requests, faults of its own.
 _PASSING = (408, 429, *range(500, 600))
 
@@ -136,7 +139,8 @@ def _open(name: str) -> BufferedIOBase:
     """Open a path or a URL; no command is run for it."""
     if not urlparse(name).scheme:
         return Path(name).open("rb")
-    for wait in _WAITS:
+    server = urlparse(name).netloc
+    for wait in () if server in _silent else _WAITS:
         try:
             return _request(name)
         except HTTPError as error:
@@ -145,7 +149,13 @@ def _open(name: str) -> BufferedIOBase:
         except (URLError, HTTPException, ConnectionError):
             pass
         time.sleep(wait)
-    return _request(name)
+    try:
+        stream = _request(name)
+    except (OSError, HTTPException):  # URLError is an OSError
+        _silent.add(server)
+        raise
+    _silent.discard(server)
+    return stream
 
 
 def _request(url: str) -> BufferedIOBase:
