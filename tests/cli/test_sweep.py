@@ -6,6 +6,7 @@ import sys
 import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from handrec.callbacks.safety import ASKED_TO_STOP
 from handrec.cli import sweep, sweep_file
 from handrec.cli.main import main
 from handrec.errors import UserError
@@ -78,3 +79,16 @@ def test_a_crash_fails_a_trial_and_a_stop_stops_the_sweep(number, tmp_path):
     else:
         assert sweep.measure(chosen, tmp_path, 0, {}, []) is None
         assert sweep.last_line(tmp_path / "trial_0" / "log.txt") == f"ended by {number.name}"
+
+
+def test_a_trial_that_saved_and_ended_when_asked_to_is_not_finished(tmp_path):
+    says = [sys.executable, "-c", "import sys; print(sys.argv[1])"]
+    for said, stops in ((ASKED_TO_STOP, True), ("trained", False)):
+        chosen = sweep_file.Sweep(
+            "x", "random", "loss", False, {}, [*says, said], sys.executable, None
+        )
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                sweep.measure(chosen, tmp_path, 0, {}, [])
+        else:  # what the log of a trial says from before is of no matter
+            assert sweep.measure(chosen, tmp_path, 0, {}, []) is None

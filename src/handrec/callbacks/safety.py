@@ -20,6 +20,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from handrec.errors import UserError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+#: What a training says that ends with status 0 and is not over.
+ASKED_TO_STOP = "asked to stop (SIGTERM)"
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -177,7 +179,7 @@ class Safety(Checkpoint):
         self.save(trainer)
         if trainer.is_global_zero:
             print(
-                f"handrec: asked to stop (SIGTERM): saved after step {trainer.global_step};"
+                f"handrec: {ASKED_TO_STOP}: saved after step {trainer.global_step};"
                 " the same command with RESUME=1 goes on",
                 flush=True,
             )

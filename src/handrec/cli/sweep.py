@@ -148,6 +148,8 @@ def measure(
     sweep: Sweep, folder: Path, number: int, values: Mapping[str, Any], options: list[str]
 ) -> float | None:
     """Train with some values; return the metric's last value, or None if the training failed."""
+    from handrec.callbacks.safety import ASKED_TO_STOP  # imports torch
+
     place = folder / f"trial_{number}"
     place.mkdir(parents=True, exist_ok=True)
     name = f"sweeps/{sweep.name}/trial_{number}"
@@ -156,11 +158,14 @@ def measure(
     environment = {**os.environ, "PATH": os.pathsep.join([beside, os.environ.get("PATH", "")])}
     if shutil.which(sweep.program, path=environment["PATH"]) is None:
         raise UserError(f"there is no program {sweep.program}: activate the environment it is in")
-    with (place / "log.txt").open("a", encoding="utf-8") as log:
+    with (place / "log.txt").open("a+", encoding="utf-8", errors="replace") as log:
+        start = log.tell()
         done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+        log.seek(start)
+        stopped = done.returncode in STOPPED or ASKED_TO_STOP in log.read()
         if done.returncode < 0:
             log.write(f"ended by {signal.Signals(-done.returncode).name}\n")
-    if done.returncode in STOPPED:
+    if stopped:
         raise KeyboardInterrupt  # the sweep stops, too
     logged = sorted(place.glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     if done.returncode or not logged:
