@@ -74,10 +74,15 @@ lint: $(STAMP) ## check style, types and spelling
 	@$(BIN)/mypy
 	@$(BIN)/codespell $(or $(shell git ls-files 2>/dev/null),src tests)
 
-bench: $(STAMP) ## measure: all benchmarks, or BENCH=name; each writes results/<name>/<MACHINE>.json
-	@for file in benchmarks/$(or $(BENCH),[!_]*).py; do test -e "$$file" || { echo "no $$file"; exit 2; }; \
-	  name=$$(basename "$$file" .py); echo "== $$name"; \
-	  $(BIN)/python "$$file" --out "results/$$name/$(or $(MACHINE),$(shell uname -m)).json" $(ARGS); done
+bench: ## measure: BENCH=name writes results/<name>/<MACHINE>.json; without a name, list them
+ifdef BENCH
+bench: $(STAMP)
+	@test -e benchmarks/$(BENCH).py || { echo "no benchmarks/$(BENCH).py: make bench lists them"; exit 2; }
+	@$(BIN)/python benchmarks/$(BENCH).py --out "results/$(BENCH)/$(or $(MACHINE),$(shell uname -m)).json" $(ARGS)
+else
+	@for file in benchmarks/[!_]*.py; do printf '  %-22s%s\n' "$$(basename $$file .py)" "$$(sed -n '1s/"""//gp' $$file)"; done
+	@echo "make bench BENCH=name ARGS='...'"
+endif
 
 results: $(STAMP) ## write the tables and plots in docs/results/ from results/
 	@$(BIN)/handrec results $(ARGS)
