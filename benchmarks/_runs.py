@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from handrec.cli import runs
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
+from handrec.methods.base import Method
 
 HANDREC = Path(sys.executable).with_name("handrec")
 
@@ -49,11 +50,24 @@ def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
 
 def data_of(run: Path) -> HandDataModule:
     """Return the data that a run was trained with."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(HandDataModule, "data")
-    config = yaml.safe_load((run / runs.CONFIG).read_text())["data"]
-    data: HandDataModule = parser.instantiate_classes(parser.parse_object({"data": config}))["data"]
+    data = _built(run, "data", HandDataModule)
+    assert isinstance(data, HandDataModule)
     return data
+
+
+def untrained(run: Path) -> Method:
+    """Return the method of a run as it was built, with other random weights."""
+    method = _built(run, "model", Method)
+    assert isinstance(method, Method)
+    return method
+
+
+def _built(run: Path, name: str, kind: type) -> object:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, name)
+    config = yaml.safe_load((run / runs.CONFIG).read_text())[name]
+    built: object = parser.instantiate_classes(parser.parse_object({name: config}))[name]
+    return built
 
 
 def without(*names: str) -> list[str]:

@@ -13,14 +13,13 @@ place. The bar: trained, they move less than with random weights.
 import argparse
 import math
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from _runs import data_of
+from _runs import data_of, untrained
 from handrec.cli import runs
 from handrec.data.synthetic import SyntheticHands
 from handrec.data.views import similarity, warp
@@ -42,17 +41,6 @@ def validation_images(run: Path, count: int) -> Tensor:
     data.setup("validate")
     table = data.tables["val"]
     return data.label(table.rows(torch.arange(min(count, len(table)))), "val").image
-
-
-def untrained(branch: Branch) -> Branch:
-    """Return a branch of the same form with random weights."""
-    branch = deepcopy(branch)
-    for module in branch.modules():
-        if isinstance(
-            module, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d
-        ):
-            module.reset_parameters()
-    return branch
 
 
 @torch.no_grad()
@@ -125,8 +113,10 @@ def main() -> None:
     method = load_method(runs.choose_checkpoint(run, "last"))
     assert isinstance(method, HandMIMPretrain)
     method.eval()
+    other = untrained(run).eval()
+    assert isinstance(other, HandMIMPretrain)
     images = validation_images(run, chosen.images)
-    branches = {"trained": method.teacher, "random weights": untrained(method.teacher).eval()}
+    branches = {"trained": method.teacher, "random weights": other.teacher}
     figures = {name: movement(method, branch, images) for name, branch in branches.items()}
     rows = [
         {"weights": name} | {f"moved_at_{angle}": round(value, 3) for angle, value in moved.items()}
