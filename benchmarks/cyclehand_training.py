@@ -6,7 +6,7 @@
 For each seed the experiment `cyclehand_base` is trained once; every row then goes on from it for
 the same number of steps on the same pictures, and is evaluated on `test`, `test_hard_views` and
 `test_shift`. A run that is in `lightning_logs/` already, by the name `cyclehand-<row>-<scale>-
-<seed>`, is not trained again. Rows of the ablation add one term each to the row before; `sampled`
+<seed>`, is not trained again; a row that is in the record stays as it is. Rows of the ablation add one term each to the row before; `sampled`
 adds drawings of random hands instead of reconstructed ones.
 
 The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at least 10 % lower on
@@ -14,6 +14,7 @@ The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at 
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -75,8 +76,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     start, measured = time.perf_counter(), []
+    if chosen.out and chosen.out.exists():
+        measured = json.loads(chosen.out.read_text())["figures"]
+    there = {(row["row"], row["seed"]) for row in measured}
     for seed in chosen.seeds:
         for row in chosen.rows:
+            if (row, seed) in there:
+                continue
             measured.append({"row": row, "seed": seed, **measure(chosen.scale, seed, row)})
             print(measured[-1], flush=True)
             if chosen.out:  # after every run: nothing is lost if the next one fails
