@@ -6,8 +6,9 @@
 For each seed the experiment `cyclehand_base` is trained once; every row then goes on from it for
 the same number of steps on the same pictures, and is evaluated on `test`, `test_hard_views` and
 `test_shift`. A run that is in `lightning_logs/` already, by the name `cyclehand-<row>-<scale>-
-<seed>`, is not trained again; a row that is in the record stays as it is. Rows of the ablation add one term each to the row before; `sampled`
-adds drawings of random hands instead of reconstructed ones.
+<seed>`, is not trained again; a row that is in the record stays as it is. Rows of the ablation add
+one term each to the row before; `sampled` adds drawings of random hands instead of reconstructed
+ones.
 
 The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at least 10 % lower on
 `test_shift`, on `test` at most 2 % higher; with the mechanical terms less penetration.
