@@ -225,6 +225,17 @@ def test_nothing_readable_ends_the_training(tmp_path):
         data.on_after_batch_transfer(batch, 0)
 
 
+@pytest.mark.parametrize("good", [3, 4])
+def test_what_is_skipped_after_the_last_batch_is_told(tmp_path, good):
+    samples = [("png", picture(i), {}) for i in range(good)] + [("png", b"none", {})]
+    write_shards(tmp_path / "set", samples)
+    source = Source(str(tmp_path / "set/000000.tar"), 0)
+    first, second = Stream([source], read_shard, 16, 2, 1.0)
+    assert first.skipped == ()
+    assert len(second.crops.frame) == good - 2
+    assert ["not an image" in line for line in second.skipped] == [True]
+
+
 @contextmanager
 def served(folder, handler=None):
     """Serve a folder; yield the address of its archives, with a range in braces."""

@@ -64,7 +64,7 @@ class StreamInspection(NamedTuple):
 
     Attributes:
         pictures: that were read.
-        faults: a line for each that could not be.
+        faults: a line for each that could not be, or that is damaged.
         boxes: pictures with one.
         keypoints: pictures with some.
         left: pictures of left hands.
@@ -84,13 +84,17 @@ def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspe
     faults: list[str] = []
     each = -(-images // len(sources)) if images else None
     for source in sources:
-        before = len(annotations) + len(faults)
+        told = 0
         for found in islice(read(source), each):
-            if isinstance(found, str) or (fault := _picture_fault(found)):
-                faults.append(found if isinstance(found, str) else fault)
-            else:
-                annotations.append(found.annotation)
-        missing = _wanted(data, source, each) - (len(annotations) + len(faults) - before)
+            told += 1
+            image = found if isinstance(found, str) else decoded(found)
+            if isinstance(found, str) or isinstance(image, str):
+                faults.append(str(image))
+                continue
+            annotations.append(found.annotation)
+            if fault := _damage(found):
+                faults.append(fault)
+        missing = _wanted(data, source, each) - told
         if missing > 0:  # an archive that was cut off between two files looks whole
             faults.append(f"{source.name}: {missing} pictures are missing, says the index")
     return StreamInspection(
@@ -102,12 +106,9 @@ def inspect_stream(data: StreamedImages, split: str, images: int) -> StreamInspe
     )
 
 
-def _picture_fault(picture: Picture) -> str:
-    """Return what is wrong with a picture; empty if nothing."""
-    if isinstance(image := decoded(picture), str):
-        return image
-    encoded = picture.content if isinstance(picture.content, bytes) else b""
-    said = complaint(encoded)
+def _damage(picture: Picture) -> str:
+    """Return what decoders had to fill in; empty if nothing."""
+    said = complaint(picture.content) if isinstance(picture.content, bytes) else ""
     return DAMAGED.format(picture.where, said) if said else ""
 
 

@@ -176,7 +176,7 @@ class Stream(IterableDataset[StreamBatch | str]):
         """Yield batches of the pictures that can be decoded."""
         read: list[tuple[Source, Picture, UInt8[np.ndarray, "h w 3"]]] = []
         skipped: list[str] = []
-        some = False
+        last: StreamBatch | None = None  # waits for what is skipped after it
         for source, found in pictures:
             image = found if isinstance(found, str) else decoded(found)
             if isinstance(image, str):
@@ -187,11 +187,16 @@ class Stream(IterableDataset[StreamBatch | str]):
             assert isinstance(found, Picture)
             read.append((source, found, image))
             if len(read) == self.batch_size:
-                yield StreamBatch(self._crops(read), tuple(skipped))
-                read, skipped, some = [], [], True
+                if last is not None:
+                    yield last
+                last, read, skipped = StreamBatch(self._crops(read), tuple(skipped)), [], []
         if self.batches is None and read:
-            yield StreamBatch(self._crops(read), tuple(skipped))
-        elif self.batches is not None or not some:
+            if last is not None:
+                yield last
+            last, skipped = StreamBatch(self._crops(read), tuple(skipped)), []
+        if last is not None:
+            yield last._replace(skipped=(*last.skipped, *skipped))
+        if self.batches is not None or last is None:
             yield f"no picture can be read: {skipped[0] if skipped else self.sources[0].name}"
 
     def _crops(self, read: list[tuple[Source, Picture, np.ndarray]]) -> CropBatch:
