@@ -72,11 +72,11 @@ def plot(
 ) -> None:
     """Draw one picture turned, with its points and with all angles' points aligned; and the curves.
 
-    The points shown are those that lie farthest from their centre.
+    The points shown are those nearest to a circle that stays inside the picture.
     """
     branch = method.teacher
     _, upright, _ = keypoints(method, branch, images[:1], 0.0)
-    chosen = (upright[0] - upright[0].mean(0)).norm(dim=-1).topk(POINTS).indices
+    chosen = (upright[0].norm(dim=-1) - 0.6).abs().topk(POINTS, largest=False).indices
     colours = plt.get_cmap("tab10")(range(POINTS))
     figure, axes = plt.subplots(1, len(SHOWN) + 2, figsize=(13, 2.3), width_ratios=[1] * 6 + [1.4])
     for axis, angle in zip(axes, SHOWN, strict=False):

@@ -137,10 +137,10 @@ def test_standardised_pixels_ignore_brightness_and_contrast():
 
 
 def test_spread_penalty_sees_points_at_one_place():
-    apart = torch.rand(2, 64, 2)
+    apart = 2 * torch.rand(2, 64, 2)
     assert distil.spread_penalty(apart).item() == 0
     together = torch.full((2, 64, 2), 0.3)
-    assert distil.spread_penalty(together).item() == pytest.approx(0.05, abs=2e-4)
+    assert distil.spread_penalty(together).item() == pytest.approx(0.4, abs=2e-4)
 
 
 def test_monitors_tell_collapse_from_health():

@@ -3,6 +3,7 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from handrec.data.views import Colours, Geometry, TwoViews
@@ -207,6 +208,13 @@ def test_batch_norms_of_the_teacher_keep_statistics_of_whole_images(tmp_path):
     before = norm.running_mean.clone()
     pretrain.follow(0.5)
     assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize("alignment", ["proto", "regress", "invariant"])
+def test_points_that_are_compared_themselves_are_not_standardised(alignment):
+    branch = conv_method(alignment=alignment).student
+    assert isinstance(branch.patch_head.mlp[-1], nn.BatchNorm1d)
+    assert isinstance(branch.token_head.mlp[-1], nn.BatchNorm1d) == (alignment != "regress")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -108,6 +108,8 @@ class HandMIMPretrain(Method):
         shared_head: one head for class and patch tokens.
         standardise: the heads' outputs over the batch. At the start all tokens look alike to a
             head, and a short training ends before it finds a difference; this shows it at once.
+            Not of points that are compared themselves (``regress``): what no picture says of its
+            view would have to vary, too.
         normalise_pixels: standardise the target patches of the reconstruction.
         lr: peak learning rate.
         weight_decay: at the start and towards the end.
@@ -144,7 +146,8 @@ class HandMIMPretrain(Method):
         self.views, self.weights = views, weights
         self.alignment, self.scale_shift = alignment, scale_shift
         self.masking, self.recipe = masking, teacher
-        self.student = Branch(backbone, prototypes, hidden, shared_head, standardise)
+        standardised = (standardise and alignment != "regress", standardise)
+        self.student = Branch(backbone, prototypes, hidden, shared_head, standardised)
         self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         self.mask_token = nn.Parameter(torch.zeros(backbone.channels))
         self.patch = backbone.model.patch_embed.patch_size[0]

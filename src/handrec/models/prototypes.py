@@ -97,7 +97,8 @@ class Branch(nn.Module):
         prototypes: of each head.
         hidden: width of the heads.
         shared_head: one head for class and patch tokens.
-        standardise: see :class:`PrototypeHead`.
+        standardise: see :class:`PrototypeHead`; of the class tokens' head and the patches'. That of
+            a shared head is the latter.
     """
 
     def __init__(
@@ -106,13 +107,13 @@ class Branch(nn.Module):
         prototypes: int,
         hidden: int,
         shared_head: bool,
-        standardise: bool = False,
+        standardise: tuple[bool, bool] = (False, False),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         heads = [
-            PrototypeHead(backbone.channels, prototypes, hidden, standardise=standardise)
-            for _ in range(1 if shared_head else 2)
+            PrototypeHead(backbone.channels, prototypes, hidden, standardise=each)
+            for each in standardise[1 if shared_head else 0 :]
         ]
         self.token_head, self.patch_head = heads[0], heads[-1]
 
