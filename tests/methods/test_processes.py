@@ -31,7 +31,8 @@ from handrec.methods.handmim_pretrain import (
     Masks,
     Teacher,
 )
-from handrec.methods.s2hand import S2HAND, Ramp, S2HANDKeypoints
+from handrec.methods.s2hand import S2HAND, Ramp
+from handrec.methods.s2hand_keypoints import S2HANDKeypoints
 from handrec.methods.s2hand_video import S2HANDVideo
 from handrec.models.backbones import TimmBackbone
 from handrec.models.cycle_scene import Redrawn

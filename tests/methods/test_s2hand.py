@@ -18,7 +18,8 @@ from handrec.hand.openhand import OpenHand
 from handrec.losses.s2hand import confident
 from handrec.losses.temporal import find_clips, follow_loss, straightened
 from handrec.methods import s2hand_video
-from handrec.methods.s2hand import S2HAND, Ramp, S2HANDKeypoints, S2HANDWeights, load_parts
+from handrec.methods.s2hand import S2HAND, Ramp, S2HANDWeights, load_parts
+from handrec.methods.s2hand_keypoints import S2HANDKeypoints
 from handrec.methods.s2hand_video import S2HANDVideo, S2HANDVideoWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.hourglass import Hourglass

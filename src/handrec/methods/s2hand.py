@@ -26,7 +26,7 @@ from handrec.hand.base import HandModel
 from handrec.losses import photometric, s2hand
 from handrec.losses.hand import total
 from handrec.losses.photometric import Laplacian
-from handrec.methods.base import HandMethod, Method
+from handrec.methods.base import HandMethod
 from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import fused, warmup_cosine
 from handrec.methods.weights import Weights
@@ -352,55 +352,6 @@ class S2HAND(HandMethod):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its rate halved in steps (published), or warm-up and cosine."""
-        return adam(self, self.lr, self.halvings)
-
-
-class S2HANDKeypoints(Method):
-    """The 2D branch by itself: the published stage before the fine-tuning.
-
-    Args:
-        keypoints: the 2D branch.
-        weights: of which ``heatmaps`` and ``likelihood`` count.
-        lr: peak learning rate.
-        halvings: see :class:`S2HAND`.
-    """
-
-    validated = ("keypoints_percent",)
-
-    def __init__(
-        self,
-        keypoints: KeypointNetwork,
-        weights: S2HANDWeights = S2HANDWeights(),
-        lr: float = 1e-3,
-        halvings: int = 5,
-    ) -> None:
-        super().__init__()
-        positive(self, lr=lr)
-        not_negative(self, halvings=halvings)
-        self.save_hyperparameters()
-        self.keypoints, self.weights = keypoints, weights
-        self.lr, self.halvings = lr, halvings
-
-    def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch."""
-        terms = heatmap_terms(self.keypoints.find(batch.image), batch, self.weights)
-        loss = total(terms, self.weights)
-        self.log_losses(terms, loss)
-        return loss
-
-    def validation_step(self, batch: HandBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the mean distance to the given keypoints, per cent of the crop's side."""
-        found = self.keypoints.find(batch.image).keypoints[-1]
-        distance = s2hand.length(found - batch.keypoints_2d) / max(batch.camera.image_size)
-        present = batch.confidence > 0
-        count = max(1, int(present.sum()))  # each keypoint counts the same, on every process
-        error = 100 * (distance * present).sum() / count
-        self.log("val/keypoints_percent", error, prog_bar=True, batch_size=count, sync_dist=True)
-
-    test_step = validation_step
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """See :meth:`S2HAND.configure_optimizers`."""
         return adam(self, self.lr, self.halvings)
 
 
