@@ -23,6 +23,7 @@ from _runs import data_of, untrained
 from handrec.cli import runs
 from handrec.data.synthetic import SyntheticHands
 from handrec.data.views import similarity, warp
+from handrec.geometry.mesh import farthest_point_sampling
 from handrec.methods.handmim_pretrain import HandMIMPretrain
 from handrec.methods.loading import load_method
 from handrec.models.prototypes import Branch
@@ -72,12 +73,13 @@ def plot(
 ) -> None:
     """Draw one picture turned, with its points and with all angles' points aligned; and the curves.
 
-    The points shown are those nearest to a circle that stays inside the picture.
+    Of the points that stay inside the picture some are shown that lie far from each other.
     """
     branch = method.teacher
     _, upright, _ = keypoints(method, branch, images[:1], 0.0)
-    chosen = (upright[0].norm(dim=-1) - 0.6).abs().topk(POINTS, largest=False).indices
-    colours = plt.get_cmap("tab10")(range(POINTS))
+    inside = (upright[0].norm(dim=-1) < 1).nonzero().flatten()
+    chosen = inside[farthest_point_sampling(upright[0, inside], min(POINTS, len(inside)))]
+    colours = plt.get_cmap("tab10")(range(len(chosen)))
     figure, axes = plt.subplots(1, len(SHOWN) + 2, figsize=(13, 2.3), width_ratios=[1] * 6 + [1.4])
     for axis, angle in zip(axes, SHOWN, strict=False):
         turned, seen, aligned = keypoints(method, branch, images[:1], angle)
