@@ -407,6 +407,20 @@ def test_a_video_run_follows_its_straightened_start(hand, batch, tmp_path, monke
         at_setup(method_of(hand, S2HANDVideo, weights=weights), clip=Clip())
 
 
+def test_a_smaller_hand_is_no_smoother_one(hand, batch):
+    video = method_of(hand, S2HANDVideo).eval()
+    with torch.no_grad():
+        seen = video.see(batch)
+        estimate = seen.estimate
+        small = estimate._replace(
+            scale=0.5 * estimate.scale,
+            hand=estimate.hand._replace(joints=0.5 * estimate.hand.joints),
+        )
+        terms, others = (video.clip_terms(x, batch) for x in (seen, seen._replace(estimate=small)))
+    assert terms["smooth"] > 1e-5
+    torch.testing.assert_close(others["smooth"], terms["smooth"])
+
+
 def test_a_video_run_wants_clips(hand):
     at_setup(method_of(hand, S2HANDVideo), clip=Clip())
     for data in ({}, {"clip": None}):

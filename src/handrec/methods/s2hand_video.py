@@ -30,7 +30,8 @@ class S2HANDVideoWeights(S2HANDWeights):
     Attributes:
         motion: squared sine of half the angle between a joint's rotation and the expected one.
         smooth: metres that the palm's joints, relative to the wrist and in a hand of scale 1, are
-            off the line between their places before and after. Not the fingers': from those it takes their bending, too.
+            off the line between their places before and after. Not the fingers': from those it
+            takes their bending, too.
         same_shape: spread of shape coefficients and scale over a clip.
         same_texture: share of the variance of the colours without light that lies within clips.
         steady: distance of rotations from those that the network at its start gives, straightened
