@@ -407,18 +407,20 @@ def test_a_video_run_follows_its_straightened_start(hand, batch, tmp_path, monke
         at_setup(method_of(hand, S2HANDVideo, weights=weights), clip=Clip())
 
 
-def test_a_smaller_hand_is_no_smoother_one(hand, batch):
+def test_smooth_does_not_pull_on_the_size(hand, batch):
     video = method_of(hand, S2HANDVideo).eval()
     with torch.no_grad():
         seen = video.see(batch)
-        estimate = seen.estimate
-        small = estimate._replace(
-            scale=0.5 * estimate.scale,
-            hand=estimate.hand._replace(joints=0.5 * estimate.hand.joints),
-        )
-        terms, others = (video.clip_terms(x, batch) for x in (seen, seen._replace(estimate=small)))
-    assert terms["smooth"] > 1e-5
-    torch.testing.assert_close(others["smooth"], terms["smooth"])
+    size = torch.ones(len(batch.image), 1, 1, requires_grad=True)
+    joints = seen.estimate.hand.joints.clone().requires_grad_()
+    sized = seen.estimate.hand._replace(joints=size * joints)
+    smooth = video.clip_terms(seen._replace(estimate=seen.estimate._replace(hand=sized)), batch)[
+        "smooth"
+    ]
+    by_size, by_joint = torch.autograd.grad(smooth, (size, joints))
+    assert smooth > 1e-5
+    assert by_size.abs().max() < 1e-2 * smooth
+    assert by_joint.abs().max() > 1e-3
 
 
 def test_a_video_run_wants_clips(hand):

@@ -50,6 +50,8 @@ def read_detections(path: Path, order: Sequence[int] = tuple(range(21))) -> Dete
     parts = _read_npz(path) if path.suffix == ".npz" else read_json(path)
     if not isinstance(parts, list) or len(parts) != 3:
         raise UserError(f"{path}: not a detector's file: {_FORM}")
+    if not isinstance(parts[2], list):
+        raise UserError(f"{path}: names are {parts[2]!r}: {_FORM}")
     names = [str(x[0] if isinstance(x, list) and len(x) == 1 else x) for x in parts[2]]
     count = len(names)
     keypoints = _numbers(path, "keypoints", parts[0], (count, 21, 2))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from handrec.errors import UserError
 from handrec.losses.processes import per_process
 
 _EPS = 1e-6
@@ -139,7 +140,10 @@ def total(terms: dict[str, Tensor], weights: object) -> Float[Tensor, ""]:
 
     Raises:
         FloatingPointError: a term is NaN or infinite.
+        UserError: there is no term.
     """
+    if not terms:
+        raise UserError("nothing to learn from: no loss has a weight at this step")
     weighted = [getattr(weights, name) * term.float() for name, term in terms.items()]
     loss = torch.stack(weighted).sum()
     if loss.device.type == "cpu" and not torch.isfinite(loss):

@@ -39,7 +39,13 @@ class Method(pl.LightningModule, ABC):
         self.watch = Watch()
 
     def setup(self, stage: str) -> None:
-        """Have several processes learn what one with the joined batch would."""
+        """Refuse endless trainings; have several processes learn what one would."""
+        ends = (getattr(self.trainer, name, None) for name in ("max_epochs", "max_steps"))
+        if stage == "fit" and all(end == -1 for end in ends):
+            raise UserError(
+                "rates follow the share of the training that is done, so its end must be known:"
+                " --trainer.max_epochs or --trainer.max_steps; --safety.minutes saves in between"
+            )
         strategy = self.trainer.strategy
         if stage != "fit" or not isinstance(strategy, DDPStrategy):
             return

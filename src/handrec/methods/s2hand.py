@@ -166,6 +166,8 @@ class S2HAND(HandMethod):
     ) -> None:
         super().__init__()
         positive(self, lr=lr, bone_length=1.0 if bone_length is None else bone_length)
+        if bone_length is not None and bone_length > 0.2:
+            raise UserError(f"bone_length is in metres: {bone_length} is no finger's")
         not_negative(self, halvings=halvings)
         fraction(self, texture_gate=texture_gate)
         self.save_hyperparameters()

@@ -29,9 +29,9 @@ class S2HANDVideoWeights(S2HANDWeights):
 
     Attributes:
         motion: squared sine of half the angle between a joint's rotation and the expected one.
-        smooth: metres that the palm's joints, relative to the wrist and in a hand of scale 1, are
-            off the line between their places before and after. Not the fingers': from those it
-            takes their bending, too.
+        smooth: metres that the palm's joints, relative to the wrist, are off the line between their
+            places before and after. Not the fingers': from those it takes their bending, too. Does
+            not pull on the palm's size.
         same_shape: spread of shape coefficients and scale over a clip.
         same_texture: share of the variance of the colours without light that lies within clips.
         steady: distance of rotations from those that the network at its start gives, straightened
@@ -117,8 +117,9 @@ class S2HANDVideo(S2HAND):
         hand, scale = seen.estimate
         confident = s2hand.confident(batch.confidence)
         rotations = hand.pose if self.include_global else hand.pose[:, 1:]
-        # Not of its own size, or a smaller hand would be a smoother one.
-        palm = hand.joints[:, PALM] / scale.clamp(min=_SCALE_UNIT)[:, None, None]
+        palm = hand.joints[:, PALM] - hand.joints[:, :1]
+        size = palm.norm(dim=2).mean(1)[:, None, None]
+        palm = palm * (size.detach() / size)  # a smaller hand would be a smoother one
         shape = torch.cat([hand.betas, scale[:, None] / _SCALE_UNIT], dim=1)
         terms = {
             "motion": temporal.motion_loss(rotations, clips, confident),

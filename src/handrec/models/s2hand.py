@@ -82,6 +82,8 @@ class S2HandRegressor(nn.Module):
         not_negative(self, cells=cells)
         if pose == "components" and not isinstance(hand, OpenHand | Mano):
             raise UserError(f"{type(hand).__name__} has no pose components: take pose: sixd")
+        if components > 45:
+            raise UserError(f"a pose has 45 components, not {components}")
         self.hand, self.camera, self.mean_shape = hand, camera, mean_shape
         self.sixd_pose, self.sixd_rotation = pose == "sixd", rotation == "sixd"
         self.cells, self.lift = cells, lift

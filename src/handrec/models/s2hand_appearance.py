@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handrec.errors import UserError
+from handrec.errors import UserError, not_negative
 from handrec.geometry.mesh import face_normals
 from handrec.hand.base import HandModel
 from handrec.models.base import Backbone, Features
@@ -70,6 +70,7 @@ class AppearanceHead(Compilable):
         super().__init__()
         if atlas_size < 1:
             raise UserError(f"atlas_size must be at least 1, not {atlas_size}")
+        not_negative(self, cells=cells)
         finest = (backbone.channels, *backbone.fine_channels)[-1]
         self.harmonics = light == "harmonics"
         self.atlas_size = atlas_size if texture == "atlas" else None
