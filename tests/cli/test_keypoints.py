@@ -47,8 +47,11 @@ def test_confidence_falls_with_disagreement():
 def test_what_is_written_is_what_is_read(tmp_path):
     points, scores = 40 * torch.rand(21, 2), torch.rand(21)
     scores[4] = 0
+    scores[5] = 1
     hand = Found("a.jpg", (48, 64), points, scores, (3.0, 4.0, 43.0, 44.0), "left")
-    (tmp_path / "keypoints.json").write_text(json.dumps(as_coco([hand, hand])))
+    content = as_coco([hand, hand])
+    content["annotations"][0]["keypoint_scores"][5] = 1.02  # of some detectors
+    (tmp_path / "keypoints.json").write_text(json.dumps(content))
     cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((48, 64, 3), np.uint8))
     data = CocoHands(str(tmp_path), num_workers=0, cache_dir=str(tmp_path / "cache"))
     data.setup("check")
@@ -62,7 +65,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert not labels.has_visibility.any()
 
 
-@pytest.mark.parametrize("scores", [[1.0] * 20, [1.5] * 21, ["a"] * 21, [float("nan")] * 21])
+@pytest.mark.parametrize("scores", [[1.0] * 20, ["a"] * 21, [float("nan")] * 21])
 def test_scores_that_are_none(tmp_path, capsys, scores):
     content = as_coco(
         [Found("a.jpg", (48, 64), torch.rand(21, 2), torch.ones(21), (0, 0, 9, 9), "left")]
@@ -71,7 +74,7 @@ def test_scores_that_are_none(tmp_path, capsys, scores):
     (tmp_path / "keypoints.json").write_text(json.dumps(content))
     cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((48, 64, 3), np.uint8))
     assert main(["data", "check", "coco_hands", str(tmp_path)]) == 2
-    assert "keypoint_scores are not 21 numbers from 0 to 1" in capsys.readouterr().err
+    assert "keypoint_scores are not 21 numbers" in capsys.readouterr().err
 
 
 def test_mediapipes_landmarks_are_keypoints(tmp_path, monkeypatch):

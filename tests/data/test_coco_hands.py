@@ -178,6 +178,8 @@ def test_a_file_of_its_own_to_evaluate_on(root):
         (lambda c: c["annotations"][1]["keypoints"].pop(), "annotation 1 (id 1): 62 keypoint num"),
         (lambda c: c["annotations"][1]["keypoints"].__setitem__(0, float("nan")), "is not finite"),
         (lambda c: c["annotations"][3].update(image_id=99), "there is no image 99"),
+        (lambda c: c["annotations"][3].update(image_id=[1]), "there is no image [1]"),
+        (lambda c: c["annotations"].append("x"), "not in COCO's format: it has no list of annot"),
         (lambda c: c["images"][0].update(file_name="gone.jpg"), "gone.jpg"),
         (lambda c: c["images"][3].update(file_name="gone.jpg"), "gone.jpg: No such file"),
         (

@@ -186,18 +186,19 @@ class CocoHands(RealHands):
 def _check_sections(path: Path, content: Any) -> None:
     """Refuse what is not COCO's format."""
     for name in ("images", "annotations"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+        listed = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
             raise UserError(f"{path}: not in COCO's format: it has no list of {name}")
 
 
 def _hands(path: Path, content: dict[str, Any], default_side: str) -> Iterator[_Found]:
     """Yield the annotated hands in order; crowds, and hands without a keypoint, are left out."""
-    images = {image.get("id"): image for image in content["images"]}
+    images = {str(image.get("id")): image for image in content["images"]}
     for index, entry in enumerate(content["annotations"]):
         where = f"{path}: annotation {index} (id {entry.get('id')})"
-        if entry.get("image_id") not in images:
+        image = images.get(str(entry.get("image_id")))
+        if image is None:
             raise UserError(f"{where}: there is no image {entry.get('image_id')!r}")
-        image = images[entry["image_id"]]
         if not isinstance(image.get("file_name"), str):
             raise UserError(f"{path}: image {image.get('id')!r} has no file_name")
         if entry.get("iscrowd"):
@@ -238,16 +239,16 @@ def _found(where: str, image: dict[str, Any], box: Any, points: Any, side: str) 
 
 
 def _scores(where: str, given: Any) -> Float[np.ndarray, "21"]:
-    """Return confidences, checked; ones where there are none."""
+    """Return confidences, checked and clipped to [0, 1]; ones where there are none."""
     if given is None:
         return np.ones(21)
     try:
         scores = np.asarray(given, dtype=float)
     except (TypeError, ValueError):
         scores = np.zeros(0)
-    if scores.shape != (21,) or not ((scores >= 0) & (scores <= 1)).all():
-        raise UserError(f"{where}: keypoint_scores are not 21 numbers from 0 to 1")
-    return scores
+    if scores.shape != (21,) or not np.isfinite(scores).all():
+        raise UserError(f"{where}: keypoint_scores are not 21 numbers")
+    return scores.clip(0, 1)
 
 
 def _box(hand: _Found, known: Float[Tensor, "k 2"]) -> Float[Tensor, "4"]:
