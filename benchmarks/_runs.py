@@ -19,6 +19,9 @@ from handrec.methods.base import Method
 
 HANDREC = Path(sys.executable).with_name("handrec")
 
+#: Lies in a run that a benchmark has trained to its end.
+WHOLE = "trained.json"
+
 
 def handrec(*arguments: str) -> None:
     """Run a command, and print it; classes of the benchmarks can be named in it."""
@@ -29,16 +32,21 @@ def handrec(*arguments: str) -> None:
 
 
 def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
-    """Return the run of that name and the seconds it took; None if it was there already.
+    """Return the run of that name and the seconds that it took; None if it does not say.
 
-    One that was cut short counts, too: remove it first.
+    One that is there is not trained again; one that was cut short ends the benchmark.
     """
     try:
-        return runs.resolve(name), None
+        run = runs.resolve(name)
     except UserError:
         start = time.perf_counter()
         handrec("fit", f"--name={name}", *arguments)
-        return runs.resolve(name), time.perf_counter() - start
+        run = runs.resolve(name)
+        (run / WHOLE).write_text(json.dumps({"seconds": round(time.perf_counter() - start, 1)}))
+    if not (run / WHOLE).is_file():
+        sys.exit(f"{run} was cut short: remove it (or, if it is whole, write {{}} to its {WHOLE})")
+    seconds: float | None = json.loads((run / WHOLE).read_text()).get("seconds")
+    return run, seconds
 
 
 def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
