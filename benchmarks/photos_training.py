@@ -48,8 +48,8 @@ def train(folder: Path, file: str, start: Path, scale: str, steps: int) -> Path:
     return run
 
 
-def excess(run: Path, folder: Path, file: str, out: Path) -> float:
-    """Draw the photos, and return the largest angle beyond a joint's limits, degrees."""
+def plausible(run: Path, folder: Path, file: str, out: Path) -> tuple[float, float]:
+    """Draw the photos; return the largest angle beyond a joint's limits, degrees, and shape."""
     content = json.loads((folder / file).read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     boxes: dict[str, list[dict[str, object]]] = {}
@@ -68,7 +68,8 @@ def excess(run: Path, folder: Path, file: str, out: Path) -> float:
     pose = torch.tensor([hand["pose_matrix"] for page in pages for hand in page["hands"]])
     hand = OpenHand()
     beyond = limit_excess(joint_angles(pose, hand.joint_axes), hand.joint_limits)
-    return math.degrees(beyond.max())
+    largest = max(abs(beta) for page in pages for found in page["hands"] for beta in found["betas"])
+    return math.degrees(beyond.max()), largest
 
 
 def main() -> None:
@@ -86,13 +87,14 @@ def main() -> None:
         (file,) = (path.name for path in folder.glob("*.json"))
         run = train(folder, file, runs.resolve(chosen.start), chosen.scale, chosen.steps)
         (row,) = (v for k, v in evaluated(run)["test"].items() if k != "mean hand")
-        beyond = excess(run, folder, file, chosen.pictures / folder.name)
+        beyond, largest = plausible(run, folder, file, chosen.pictures / folder.name)
         rows.append(
             {
                 "photos": folder.name,
                 "reprojection_percent_of_box": row["kp_box"],
                 "reprojection_px_at_224": row["kp_px"],
                 "beyond_limits_degrees": beyond,
+                "largest_shape_coefficient": largest,
             }
         )
         print(rows[-1], flush=True)
