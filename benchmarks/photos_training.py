@@ -32,6 +32,7 @@ def train(folder: Path, file: str, start: Path, scale: str, steps: int) -> Path:
         "keypoints_checkpoint": weights,
         "regressor.init_args.lift": "true",
         "weights.limits": 10.0,
+        "weights.shape": 1e-3,  # as few hands are to be met: shapes of up to two or three
         "frozen_norm": "true",  # a batch has four photos
         "lr": 1.5e-3,
     }
