@@ -76,11 +76,9 @@ def put_in_place(method: S2HAND, batch: HandBatch) -> None:
 
     def seen(given: HandBatch) -> Seen:
         found = see(given)
-        hand = found.estimate.hand
+        hand = found.hand
         vertices = batch.vertices + hand.vertices - hand.vertices.detach()
-        return found._replace(
-            estimate=found.estimate._replace(hand=hand._replace(vertices=vertices))
-        )
+        return found._replace(hand=hand._replace(vertices=vertices))
 
     method.see = seen
 
@@ -147,7 +145,7 @@ def leaves(seen: Seen) -> tuple[HandPrediction, Appearance]:
     light = type(look.light)(*(x.clone().requires_grad_() for x in look.light))
     offsets = look.offsets.clone().requires_grad_()
     look = Appearance(look.texture.clone().requires_grad_(), offsets, light)
-    hand = seen.estimate.hand
+    hand = seen.hand
     vertices = hand.vertices.clone().requires_grad_()
     return hand._replace(vertices=vertices, texture=look.texture, light=light), look
 

@@ -41,7 +41,7 @@ def pulls(method: S2HAND, batch: HandBatch) -> dict[str, Tensor]:
         return torch.cat([part.flatten() for part in found])
 
     seen = method.see(batch)
-    hand = seen.estimate.hand
+    hand = seen.hand
     aim = gradient(joint_error(hand.joints, hand.pose, batch))
     rows = {}
     for name, term in method.terms(seen, batch).items():

@@ -34,7 +34,7 @@ class Labelled(S2HAND):
         """Return the loss of a labelled batch."""
         seen = self.see(batch)
         assert seen.found is not None
-        labels = total(supervised_terms(seen.estimate.hand, batch), HandMIMWeights())
+        labels = total(supervised_terms(seen.hand, batch), HandMIMWeights())
         return labels + total(heatmap_terms(seen.found, batch, self.weights), self.weights)
 
 

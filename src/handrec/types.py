@@ -8,6 +8,7 @@ is written. Joints are the 21 of FreiHAND, kinematic joints the 16 of MANO (see 
 
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -105,6 +106,8 @@ class HandPrediction(NamedTuple):
         pose: absolute rotations of the 16 kinematic joints.
         betas: shape coefficients.
         translation: metres, camera frame.
+        scale: of the hand; None for a method that does not scale, which is 1. ``vertices`` are
+            ``scale * decode(pose, betas, 0) + translation``, so are the joints.
         texture: RGB in [0, 1], in the method's own parametrisation, or None.
         light: coefficients of the method's light model, or None.
     """
@@ -115,8 +118,16 @@ class HandPrediction(NamedTuple):
     pose: Float[Tensor, "b 16 3 3"]
     betas: Float[Tensor, "b 10"]
     translation: Float[Tensor, "b 3"]
+    scale: Float[Tensor, " b"] | None = None
     texture: Any = None
     light: Any = None
+
+    @property
+    def size(self) -> Float[Tensor, " b"]:
+        """The scale, 1 where the method has none."""
+        if self.scale is None:
+            return torch.ones_like(self.translation[:, 0])
+        return self.scale
 
 
 class Rendering(NamedTuple):

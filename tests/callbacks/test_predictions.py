@@ -20,7 +20,7 @@ from handrec.render.lights import Light
 from handrec.render.torch_reference import TorchRasterizer
 from handrec.types import HandBatch, HandPrediction
 
-SIZE, DEPTH, RADIUS = 64, 0.5, 0.02
+SIZE, DEPTH, RADIUS, SCALE = 64, 0.5, 0.016, 1.25
 #: Of the hand in its crop, from the crop's centre, metres: right of and above it, as a thumb is.
 OFFSET = torch.tensor([0.01, -0.006, 0.0])
 
@@ -47,7 +47,7 @@ class FixedHand(HandMethod):
         centre = torch.tensor([SIZE / 2, SIZE / 2, 1.0]).expand(count, 3)
         ray = torch.linalg.solve(batch.intrinsics, centre)
         translation = ray * DEPTH + OFFSET
-        vertices = self.hand.template + translation[:, None]
+        vertices = SCALE * self.hand.template + translation[:, None]
         joints = translation[:, None] + torch.linspace(0, 0.02, 21)[:, None] * torch.ones(3)
         for sample in set(self.broken) & set(batch.sample_id.tolist()):
             joints[batch.sample_id == sample] = torch.nan
@@ -60,6 +60,7 @@ class FixedHand(HandMethod):
             pose=torch.from_numpy(pose).float().expand(count, 16, 3, 3),
             betas=torch.linspace(-1, 1, 10).expand(count, 10),
             translation=translation,
+            scale=torch.full((count,), SCALE),
         )
 
     def predict_step(self, batch, batch_idx):
@@ -122,7 +123,7 @@ class TestPrediction:
             # Off the box's centre as OFFSET says, mirrored for the left hand.
             x = box[0] + 45 + side * float(OFFSET[0]) / DEPTH * focal
             y = box[1] + 45 + float(OFFSET[1]) / DEPTH * focal
-            radius = RADIUS / DEPTH * focal
+            radius = SCALE * RADIUS / DEPTH * focal
             assert columns[here].min() + columns[here].max() + 1 == pytest.approx(2 * x, abs=8)
             assert rows[here].min() + rows[here].max() + 1 == pytest.approx(2 * y, abs=8)
             assert np.ptp(columns[here]) == pytest.approx(2 * radius, rel=0.35)
@@ -137,6 +138,7 @@ class TestPrediction:
         assert "not given" in report["note"]
         assert report["method"] == "FixedHand"
         assert [hand["side"] for hand in report["hands"]] == ["right", "left"]
+        size = np.ptp(FixedHand().hand.template.numpy(), axis=0)
         for index, hand in enumerate(report["hands"]):
             joints = np.array(hand["joints_3d"])
             pixels = joints @ intrinsics.T
@@ -146,6 +148,7 @@ class TestPrediction:
             assert hand["vertices"]["obj"] == f"a_{index}.obj"
             mesh = trimesh.load(tmp_path / f"out/a_{index}.obj", process=False, force="mesh")
             np.testing.assert_allclose(mesh.centroid, hand["translation"], atol=1e-5)
+            np.testing.assert_allclose(mesh.extents, hand["scale"] * size, rtol=1e-4)
             assert mesh.volume > 0  # normals point outwards, left or right
             viewed = trimesh.load(tmp_path / f"out/a_{index}.glb", process=False, force="mesh")
             np.testing.assert_allclose(viewed.vertices, mesh.vertices * [1, -1, -1], atol=1e-6)

@@ -35,7 +35,8 @@ def predictions(hand, noise, scale=1.0, seed=0):
     posed = hand.decode(pose, betas, torch.zeros(FRAMES, 3))
     vertices, joints = (scale * points + translation[:, None] for points in posed)
     keypoints = project(joints, cameras(FRAMES))
-    return HandPrediction(vertices, joints, keypoints, pose, betas, translation)
+    scales = torch.full((FRAMES,), scale)
+    return HandPrediction(vertices, joints, keypoints, pose, betas, translation, scales)
 
 
 def jitter(points):
@@ -81,7 +82,7 @@ def test_the_first_frame_and_a_hand_that_was_away_start_anew(hand):
 def test_tracks_do_not_touch_each_other(hand):
     first, second = predictions(hand, 0.1, seed=1), predictions(hand, 0.1, seed=2)
     parts = (torch.stack(pair, 1).flatten(0, 1)
-             for pair in zip(first[:6], second[:6], strict=True))  # fmt: skip
+             for pair in zip(first[:7], second[:7], strict=True))  # fmt: skip
     times = [i // 2 / RATE for i in range(2 * FRAMES)]
     found = smooth(hand, HandPrediction(*parts), [4, 9] * FRAMES, times)
     for start, alone in ((0, first), (1, second)):
@@ -92,7 +93,7 @@ def test_batches_do_not_matter(hand):
     noisy = predictions(hand, 0.1)
     smoother, parts = HandSmoother(hand), []
     for rows in torch.arange(FRAMES).split(7):
-        part = HandPrediction(*(field[rows] for field in noisy[:6]))
+        part = HandPrediction(*(field[rows] for field in noisy[:7]))
         times = [i / RATE for i in rows.tolist()]
         parts.append(smoother.smooth(part, cameras(len(rows)), [0] * len(rows), times).joints)
     torch.testing.assert_close(torch.cat(parts), smooth(hand, noisy).joints)

@@ -97,6 +97,10 @@ def test_outputs_mean_what_the_file_says_they_do(exported):
     eye = found["pose"] @ found["pose"].transpose(0, 1, 3, 2)
     np.testing.assert_allclose(eye, np.broadcast_to(np.eye(3), eye.shape), atol=1e-4)
     assert np.abs(found["vertices"][0] - found["vertices"][1]).max() > 1e-4
+    pose, betas = (torch.from_numpy(found[name]) for name in ("pose", "betas"))
+    decoded = exported[0].hand.decode(pose, betas, torch.zeros(2, 3)).vertices.numpy()
+    placed = found["scale"][:, None, None] * decoded + found["translation"][:, None]
+    np.testing.assert_allclose(found["vertices"], placed, atol=1e-5)
     about = session.get_modelmeta().custom_metadata_map
     faces = np.array(json.loads(about["faces"]))
     np.testing.assert_array_equal(faces, exported[0].hand.faces)

@@ -412,11 +412,9 @@ def test_smooth_does_not_pull_on_the_size(hand, batch):
     with torch.no_grad():
         seen = video.see(batch)
     size = torch.ones(len(batch.image), 1, 1, requires_grad=True)
-    joints = seen.estimate.hand.joints.clone().requires_grad_()
-    sized = seen.estimate.hand._replace(joints=size * joints)
-    smooth = video.clip_terms(seen._replace(estimate=seen.estimate._replace(hand=sized)), batch)[
-        "smooth"
-    ]
+    joints = seen.hand.joints.clone().requires_grad_()
+    sized = seen.hand._replace(joints=size * joints)
+    smooth = video.clip_terms(seen._replace(hand=sized), batch)["smooth"]
     by_size, by_joint = torch.autograd.grad(smooth, (size, joints))
     assert smooth > 1e-5
     assert by_size.abs().max() < 1e-2 * smooth

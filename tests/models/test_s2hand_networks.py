@@ -48,14 +48,14 @@ def features(backbone, size=1.0, count=4):
 def test_the_hand_is_scaled_about_the_decoded_one(hand, backbone, pose, rotation, view):
     torch.manual_seed(0)
     regressor = S2HandRegressor(backbone, hand, pose=pose, rotation=rotation, camera=view)
-    found, scale = regressor.regress(features(backbone, 3.0), camera())
+    found = regressor.regress(features(backbone, 3.0), camera())
     decoded = hand.decode(found.pose, found.betas, torch.zeros(4, 3))
-    expected = scale[:, None, None] * decoded.vertices + found.translation[:, None]
+    expected = found.size[:, None, None] * decoded.vertices + found.translation[:, None]
     torch.testing.assert_close(found.vertices, expected)
     torch.testing.assert_close(found.keypoints_2d, project(found.joints, camera().intrinsics))
     unit = found.pose @ found.pose.mT
     torch.testing.assert_close(unit, torch.eye(3).expand_as(unit), atol=1e-5, rtol=0)
-    assert scale.tolist() == pytest.approx([0.95] * 4, abs=0.01)
+    assert found.size.tolist() == pytest.approx([0.95] * 4, abs=0.01)
 
 
 def test_starts(hand, backbone):
@@ -63,27 +63,27 @@ def test_starts(hand, backbone):
     base = (0.3, -0.2, 0.5)
     seen = features(backbone)
     regressor = S2HandRegressor(backbone, hand, base_rotation=base)
-    near = regressor.regress(seen, camera()).hand
+    near = regressor.regress(seen, camera())
     torch.testing.assert_close(
         near.translation, torch.tensor([0, 0, 0.65]).expand(4, 3), atol=0.01, rtol=0
     )
     angle = (near.pose[:, 0] @ axis_angle_to_matrix(torch.tensor(base)).T).diagonal(0, 1, 2).sum(1)
     assert ((angle - 1) / 2).clamp(max=1).acos().max() < 0.6
-    weak = S2HandRegressor(backbone, hand, camera="weak").regress(seen, camera()).hand
+    weak = S2HandRegressor(backbone, hand, camera="weak").regress(seen, camera())
     width = weak.keypoints_2d.amax(1) - weak.keypoints_2d.amin(1)
     assert 20 < width.amax() < 64
 
 
 def test_mean_shape_has_no_gradient(hand, backbone):
     regressor = S2HandRegressor(backbone, hand, mean_shape=True)
-    assert not regressor.regress(features(backbone, count=2), camera(2)).hand.betas.any()
+    assert not regressor.regress(features(backbone, count=2), camera(2)).betas.any()
 
 
 def test_the_regressor_reads_cells_and_lifts_keypoints(hand, backbone):
     torch.manual_seed(0)
     regressor = S2HandRegressor(backbone, hand, cells=2, lift=True).eval()
     seen, found = features(backbone), (64 * torch.rand(4, 21, 2)).requires_grad_()
-    before = regressor.regress(seen, camera(), found).hand
+    before = regressor.regress(seen, camera(), found)
     before.vertices.sum().backward()
     assert found.grad is None  # the 3D branch does not teach the 2D branch through it
     turned = seen._replace(grid=seen.grid.flip(3))
@@ -91,7 +91,7 @@ def test_the_regressor_reads_cells_and_lifts_keypoints(hand, backbone):
         regressor.regress(turned, camera(), found),
         regressor.regress(seen, camera(), found.flip(1)),
     ):
-        assert not torch.allclose(other.hand.pose, before.pose, atol=1e-4)
+        assert not torch.allclose(other.pose, before.pose, atol=1e-4)
     with pytest.raises(UserError, match="there is no 2D branch"):
         regressor.regress(seen, camera())
 

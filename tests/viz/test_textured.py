@@ -143,7 +143,7 @@ def hand_seen(hand):
     light = Light(torch.ones(1, 3), torch.zeros(1, 3), torch.tensor([[0.0, 0, -1]]))
     return HandPrediction(
         vertices, zeros, zeros[..., :2], torch.eye(3).repeat(1, 16, 1, 1), torch.zeros(1, 10),
-        torch.zeros(1, 3), torch.full((1, len(hand.faces), 3), 0.5), light,
+        torch.zeros(1, 3), None, torch.full((1, len(hand.faces), 3), 0.5), light,
     )  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_hands_are_drawn_where_they_are():
 def test_one_hand_of_a_batch():
     hand = OpenHand()
     one = hand_seen(hand)
-    batch = HandPrediction(*(torch.cat([x, 2 * x]) for x in one[:7]),
+    batch = HandPrediction(*(torch.cat([x, 2 * x]) for x in (*one[:6], one.size, one.texture)),
                            Light(*(torch.cat([x, 2 * x]) for x in one.light)))  # fmt: skip
     second = one_hand(batch, 1)
     assert torch.equal(second.texture, 2 * one.texture)

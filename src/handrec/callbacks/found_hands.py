@@ -51,6 +51,7 @@ class FoundHand(NamedTuple):
         pose: absolute rotations of the 16 kinematic joints.
         betas: shape coefficients.
         translation: metres.
+        scale: of the decoded hand, before it is moved.
         seen: the (right) hand as the method saw it, with texture and light; None without a texture.
     """
 
@@ -62,6 +63,7 @@ class FoundHand(NamedTuple):
     pose: Float[Tensor, "16 3 3"]
     betas: Float[Tensor, " 10"]
     translation: Float[Tensor, " 3"]
+    scale: float
     seen: HandPrediction | None = None
 
 
@@ -97,7 +99,10 @@ def place_in_photo(
         faces = faces.flip(-1)
     keypoints = keypoints @ affine[:2, :2].T + affine[:2, 2]
     seen = None if prediction.texture is None else one_hand(prediction, index)
-    return FoundHand(item, vertices, faces, joints, keypoints, pose, betas, translation, seen)
+    scale = float(prediction.size[index])
+    return FoundHand(
+        item, vertices, faces, joints, keypoints, pose, betas, translation, scale, seen
+    )
 
 
 def shown(hands: Sequence[FoundHand], numbers: Sequence[int] | None = None) -> list[ShownHand]:
@@ -160,6 +165,7 @@ def describe_hand(hand: FoundHand, files: dict[str, str]) -> dict[str, Any]:
         "pose_axis_angle": rounded(matrix_to_axis_angle(hand.pose), 6),
         "betas": rounded(hand.betas, 5),
         "translation": rounded(hand.translation, 6),
+        "scale": round(hand.scale, 6),
     }
 
 

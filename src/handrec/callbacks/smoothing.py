@@ -88,22 +88,15 @@ class HandSmoother:
         vertices, joints = (scale * points + translation[:, None] for points in posed)
         keypoints = project(joints, intrinsics)
         return HandPrediction(
-            vertices, joints, keypoints, pose, betas, translation,
+            vertices, joints, keypoints, pose, betas, translation, scale[:, 0, 0],
             prediction.texture, prediction.light,
         )  # fmt: skip
 
     def _states(self, prediction: HandPrediction) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return pose, shape and translation of each row; shape ends with the scale.
-
-        A method may scale the decoded hand (S2HAND does): the scale is what the mesh says.
-        """
-        pose, betas = prediction.pose.float(), prediction.betas.float()
-        translation = prediction.translation.float()
-        posed = self.hand.decode(pose, betas, torch.zeros_like(translation)).vertices
-        placed = prediction.vertices.float() - translation[:, None]
-        scale = (placed.square().sum((1, 2)) / posed.square().sum((1, 2))).sqrt()
-        shape = torch.cat([betas, scale[:, None]], dim=1)
-        return list(zip(pose, shape, translation, strict=True))
+        """Return pose, shape and translation of each row; shape ends with the scale."""
+        shape = torch.cat([prediction.betas, prediction.size[:, None]], dim=1)
+        rows = zip(prediction.pose, shape, prediction.translation, strict=True)
+        return [(pose.float(), size.float(), place.float()) for pose, size, place in rows]
 
     def _filter(
         self, number: int, seconds: float, pose: Tensor, shape: Tensor, translation: Tensor

@@ -117,6 +117,7 @@ class VideoOutputs:
                 pose=hand.pose.numpy(),
                 betas=hand.betas.numpy(),
                 translation=hand.translation.numpy(),
+                scale=hand.scale,
             )
 
     def _write_meshes(self, frame: Frame, hand: FoundHand, track: int) -> dict[str, str]:

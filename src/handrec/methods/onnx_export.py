@@ -16,7 +16,7 @@ from handrec.methods.base import HandMethod
 from handrec.types import HandBatch
 
 INPUTS = ("image", "intrinsics")
-OUTPUTS = ("vertices", "joints", "pose", "betas", "translation", "keypoints_2d")
+OUTPUTS = ("vertices", "joints", "pose", "betas", "translation", "scale", "keypoints_2d")
 
 #: Grid sampling came with 16, what PyTorch's exporter is tested with starts at 18.
 OPSETS = range(18, 24)
@@ -36,6 +36,7 @@ CONVENTIONS = {
     " camera",
     "betas": "shape coefficients",
     "translation": "metres, camera frame",
+    "scale": "vertices are scale * (pose and betas decoded by the hand model) + translation",
     "keypoints_2d": "joints in the pixels of the crop",
 }
 
@@ -63,8 +64,8 @@ class Reconstructor(nn.Module):
         """Return what :data:`OUTPUTS` names."""
         absent: dict[str, Any] = dict.fromkeys(HandBatch._fields)
         batch = HandBatch(**{**absent, "image": image, "intrinsics": intrinsics})
-        found = self.method.reconstruct(batch)._asdict()
-        return tuple(found[name] for name in OUTPUTS)
+        found = self.method.reconstruct(batch)
+        return tuple(getattr(found._replace(scale=found.size), name) for name in OUTPUTS)
 
 
 def export_onnx(

@@ -32,7 +32,7 @@ from handrec.methods.optim import fused, warmup_cosine
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone
 from handrec.models.keypoints import Found, KeypointNetwork
-from handrec.models.s2hand import RegressorFactory, S2HandEstimate
+from handrec.models.s2hand import RegressorFactory
 from handrec.models.s2hand_appearance import Appearance, AppearanceFactory, draw_hand
 from handrec.render.base import Rasterizer
 from handrec.types import Camera, HandBatch, HandPrediction, Rendering
@@ -104,12 +104,12 @@ class Seen(NamedTuple):
     """What the branches say of a batch.
 
     Attributes:
-        estimate: of the 3D branch.
+        hand: of the 3D branch.
         found: of the 2D branch; None without one.
         appearance: texture and light; None without that head.
     """
 
-    estimate: S2HandEstimate
+    hand: HandPrediction
     found: Found | None
     appearance: Appearance | None
 
@@ -229,8 +229,8 @@ class S2HAND(HandMethod):
         features = self.backbone.encode(batch.image)
         found = self.keypoints.find(batch.image) if self.keypoints else None
         last = None if found is None else found.keypoints[-1]
-        estimate = self.regressor.regress(features, batch.camera, last)
-        return Seen(estimate, found, self.appearance.look(features) if self.appearance else None)
+        hand = self.regressor.regress(features, batch.camera, last)
+        return Seen(hand, found, self.appearance.look(features) if self.appearance else None)
 
     def reconstruct(self, batch: HandBatch) -> HandPrediction:
         """Return the 3D branch's hands, with texture and light."""
@@ -238,7 +238,7 @@ class S2HAND(HandMethod):
         found = None
         if self.keypoints is not None and self.regressor.lift:
             found = self.keypoints.find(batch.image).keypoints[-1]
-        hand = self.regressor.regress(features, batch.camera, found).hand
+        hand = self.regressor.regress(features, batch.camera, found)
         if self.appearance is None:
             return hand
         look = self.appearance.look(features)
@@ -289,7 +289,7 @@ class S2HAND(HandMethod):
         terms = self.keypoint_terms(seen, batch) | self.prior_terms(seen, batch)
         factor = self.ramp.at(self.progress())
         if seen.appearance is not None and factor > 0:
-            pictures = self.photometric_terms(seen.estimate.hand, seen.appearance, batch)
+            pictures = self.photometric_terms(seen.hand, seen.appearance, batch)
             terms |= {name: factor * term for name, term in pictures.items()}
         return {name: term for name, term in terms.items() if getattr(self.weights, name) != 0}
 
@@ -297,7 +297,7 @@ class S2HAND(HandMethod):
         """Return the losses against the detected keypoints and between the branches."""
         size, confidence = batch.camera.image_size, batch.confidence
         detected = s2hand.to_published_pixels(batch.keypoints_2d, size)
-        projected = s2hand.to_published_pixels(seen.estimate.hand.keypoints_2d, size)
+        projected = s2hand.to_published_pixels(seen.hand.keypoints_2d, size)
         terms = {
             "keypoints": s2hand.keypoint_loss(projected, detected, confidence),
             "bones": s2hand.bone_direction_loss(projected, detected, confidence),
@@ -311,7 +311,7 @@ class S2HAND(HandMethod):
 
     def prior_terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses on pose, size, shape and surface."""
-        hand, weight = seen.estimate.hand, s2hand.confident(batch.confidence)
+        hand, weight = seen.hand, s2hand.confident(batch.confidence)
         return {
             "limits": self.limit_term(hand.pose, weight),
             "scale": s2hand.bone_length_loss(hand.joints, self.bone_length, weight),

@@ -114,13 +114,13 @@ class S2HANDVideo(S2HAND):
     def clip_terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses on clips."""
         clips = temporal.find_clips(batch.sequence, batch.frame, self.max_gap)
-        hand, scale = seen.estimate
+        hand = seen.hand
         confident = s2hand.confident(batch.confidence)
         rotations = hand.pose if self.include_global else hand.pose[:, 1:]
         palm = hand.joints[:, PALM] - hand.joints[:, :1]
         size = palm.norm(dim=2).mean(1)[:, None, None]
         palm = palm * (size.detach() / size)  # a smaller hand would be a smoother one
-        shape = torch.cat([hand.betas, scale[:, None] / _SCALE_UNIT], dim=1)
+        shape = torch.cat([hand.betas, hand.size[:, None] / _SCALE_UNIT], dim=1)
         terms = {
             "motion": temporal.motion_loss(rotations, clips, confident),
             "smooth": temporal.smooth_loss(palm, clips, confident),

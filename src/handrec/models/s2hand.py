@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -27,18 +27,6 @@ _START = {"perspective": (0.0, 0.0, 0.65), "weak": (0.8, 0.0, 0.0)}
 
 #: Units of the raw weak camera, as in ``models.state``: 1/m and metres.
 _WEAK_UNITS = (10.0, 0.1, 0.1)
-
-
-class S2HandEstimate(NamedTuple):
-    """What the 3D branch says.
-
-    Attributes:
-        hand: ``vertices = scale * decode(pose, betas, 0) + translation``.
-        scale: of the hand, about 1.
-    """
-
-    hand: HandPrediction
-    scale: Float[Tensor, " b"]
 
 
 class S2HandRegressor(nn.Module):
@@ -106,7 +94,7 @@ class S2HandRegressor(nn.Module):
         features: Features,
         camera: Camera,
         found: Float[Tensor, "b 21 2"] | None = None,
-    ) -> S2HandEstimate:
+    ) -> HandPrediction:
         """Return the hands that the features show, in float32.
 
         Args:
@@ -132,8 +120,7 @@ class S2HandRegressor(nn.Module):
         hand = self.hand.decode(pose, betas, torch.zeros_like(translation))
         vertices, joints = (scale[:, :, None] * points + translation[:, None] for points in hand)
         keypoints = project(joints, camera.intrinsics)
-        prediction = HandPrediction(vertices, joints, keypoints, pose, betas, translation)
-        return S2HandEstimate(prediction, scale[:, 0])
+        return HandPrediction(vertices, joints, keypoints, pose, betas, translation, scale[:, 0])
 
     def _pose(self, fingers: Tensor, rotation: Tensor) -> Float[Tensor, "b 16 3 3"]:
         if self.sixd_pose:
