@@ -85,7 +85,8 @@ class VideoWriter(NetworkTimer):
         assert isinstance(pl_module, HandMethod)
         videos = _videos(trainer)
         self._open(trainer, pl_module, videos.pending[0].video)
-        outputs = HandPrediction(*(x.float() for x in outputs[:6]), scale=outputs.size.float())
+        columns = [x.float() for x in (*outputs[:6], outputs.size)]
+        outputs = HandPrediction(*columns)
         rows = {sample: row for row, sample in enumerate(batch.sample_id.tolist())}
         for frame in videos.pending:  # by what was found, not by what lags behind it
             self._follow(frame, rows, outputs, batch, pl_module)

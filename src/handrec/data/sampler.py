@@ -115,4 +115,9 @@ def seed_step(trainer: pl.Trainer, stage: int) -> None:
         stage: of the step, 0 the batch's, 1 the method's: they must not draw the same numbers.
     """
     number = batches_so_far(trainer)
-    torch.manual_seed(mix(global_seed(), number, trainer.global_rank, trainer.world_size, stage))
+    seed = mix(global_seed(), number, trainer.global_rank, trainer.world_size, stage)
+    # Not torch.manual_seed: where there is no GPU it writes down a stack each time, 2 % of a step.
+    torch.default_generator.manual_seed(seed)
+    device = trainer.strategy.root_device
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

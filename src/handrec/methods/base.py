@@ -65,6 +65,14 @@ class Method(pl.LightningModule, ABC):
         self.last_batch = batch
         seed_step(self.trainer, stage=1)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take the step and let go of the gradients: the next forward pass has their memory.
+
+        Lightning frees them only after that pass.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the last good checkpoint: what is not finite is not written."""
         self.watch.check(wait=True)
