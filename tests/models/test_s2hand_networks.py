@@ -213,3 +213,10 @@ def test_hourglasses_of_any_size(build, stacks, size):
     found.square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None]
     assert idle == []
+
+
+def test_channels_that_cannot_be_halved_are_refused():
+    with pytest.raises(UserError, match="width=6: must be a multiple of 4"):
+        Hourglass(1, 6, 2, 1)
+    with pytest.raises(UserError, match=r"widths=\[8, 15\]: must be even"):
+        WideningHourglass((8, 15))

@@ -67,7 +67,7 @@ def ssim_map(
 
     ``(2 m_a m_b + C1) (2 s_ab + C2) / ((m_a^2 + m_b^2 + C1) (s_a^2 + s_b^2 + C2))``, ``m`` means
     and ``s`` covariances under Gaussian windows of 11 x 11, standard deviation 1.5, zeros beyond
-    the border; C1 = 0.01^2, C2 = 0.03^2; values in [0, 1].
+    the border; C1 = 0.01^2, C2 = 0.03^2, for images with values in [0, 1]. At most 1.
     """
     # Channels last: CPUs' separate convolutions of channels are several times faster.
     first, second = (x.contiguous(memory_format=torch.channels_last) for x in (first, second))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handrec.errors import positive
+from handrec.errors import UserError, positive
 from handrec.models.keypoints import Found, KeypointNetwork, soft_argmax
 
 
@@ -61,7 +61,7 @@ class Hourglass(KeypointNetwork):
 
     Args:
         stacks: hourglasses, each of which sees the one before.
-        width: channels.
+        width: channels, a multiple of 4.
         depth: halvings inside an hourglass.
         blocks: residual modules at each place.
         upsample: whether the softmax is taken over heat maps as large as the image, as published,
@@ -78,6 +78,8 @@ class Hourglass(KeypointNetwork):
     ) -> None:
         super().__init__()
         positive(self, stacks=stacks, width=width, depth=depth, blocks=blocks)
+        if width % 4:
+            raise UserError(f"Hourglass: width={width}: must be a multiple of 4")
         self.depth, self.upsample = depth, upsample
         self.stem = nn.Sequential(
             nn.Conv2d(3, width // 4, 7, stride=2, padding=3),
@@ -131,13 +133,15 @@ class WideningHourglass(KeypointNetwork):
     Crops of 64 px leave an hourglass few cells, and channels cost little where cells are few.
 
     Args:
-        widths: channels at strides 4, 8, ...
+        widths: channels at strides 4, 8, ..., even numbers.
         blocks: residual modules at each stride, on the way down.
     """
 
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256), blocks: int = 2) -> None:
         super().__init__()
         positive(self, widths=min(widths, default=0), blocks=blocks)
+        if any(width % 2 for width in widths):
+            raise UserError(f"WideningHourglass: widths={list(widths)}: must be even")
         self.halvings = len(widths) - 1
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0] // 2, 3, stride=2, padding=1),
