@@ -256,6 +256,9 @@ def test_a_mistake_in_a_file_is_refused_with_its_key(refuse, workspace, content,
 
 def test_names_that_do_not_exist_list_those_that_do(refuse):
     assert refuse("fit") == "say which experiment: --exp=NAME (with make, EXP=NAME); there is dummy"
+    for command, option in {"fit": "exp", "test": "run", "predict": "input"}.items():
+        expected = f"dummy: options begin with --, did you mean --{option}=dummy?"
+        assert refuse(command, "dummy") == expected
     assert "there is dummy" in refuse("fit", "--exp=s2hand")
     assert "there is dummy, synthetic" in refuse("fit", "--exp=dummy", "--dataset=x")
     assert "there is cpu, gpu, smoke" in refuse("fit", "--exp=dummy", "--scale=x")

@@ -39,6 +39,9 @@ CONFIG_KEY = "handrec_config"
 def expand(args: list[str]) -> list[str]:
     """Return a subcommand and its arguments with experiments, runs and bases expanded."""
     subcommand, *given = args
+    if given and not given[0].startswith("-"):
+        option = {"fit": "exp", "predict": "input"}.get(subcommand, "run")
+        raise UserError(f"{given[0]}: options begin with --, did you mean --{option}={given[0]}?")
     own, rest = experiments.take(given, OWN)
     rest = experiments.expand_bases(rest)
     if "exp" in own and "run" in own:
