@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -194,7 +195,8 @@ def test_every_term_is_there_and_weighted(hand, batch, light, texture):
     weights = S2HANDVideoWeights(likelihood=1e-2, smooth=1.0)
     method = method_of(hand, S2HANDVideo, appearance=look, weights=weights)
     terms = method.terms(method.see(batch), batch)
-    assert terms.keys() == vars(S2HANDVideoWeights()).keys() - {"steady"}  # there is no start
+    of_a_start = {"steady", "steady_keypoints"}  # there is none
+    assert terms.keys() == vars(S2HANDVideoWeights()).keys() - of_a_start
     assert all(term.dtype == torch.float32 and term > 0 for term in terms.values())
     method.weights = replace(method.weights, ssim=0.0, motion=0.0, shape=0.0)
     assert terms.keys() - method.terms(method.see(batch), batch).keys() == {
@@ -408,20 +410,48 @@ def test_a_video_run_follows_its_straightened_start(hand, batch, tmp_path, monke
     path = tmp_path / "last.ckpt"
     torch.save({"state_dict": source.state_dict()}, path)
     monkeypatch.setattr(s2hand_video, "load_method", lambda _: source)
-    weights = S2HANDVideoWeights(steady=1.0)
+    weights = S2HANDVideoWeights(steady=1.0, steady_keypoints=1.0)
     video = method_of(hand, S2HANDVideo, weights=weights, checkpoint=str(path))
     at_setup(video, clip=Clip())
     assert not any(name.startswith("start") for name in video.state_dict())
     with torch.no_grad():
         terms = video.eval().clip_terms(video.see(batch), batch)
         pose = source.eval().reconstruct(batch).pose
+        points = source.keypoints.find(batch.image).keypoints[-1]
     clips = find_clips(batch.sequence, batch.frame)
     weight = confident(batch.confidence)
     expected = follow_loss(pose, straightened(pose, clips, weight), clips, weight)
     assert terms["steady"].item() == pytest.approx(expected.item(), rel=1e-4)
     assert expected > 1e-4
-    with pytest.raises(UserError, match="steady follows the start: it wants a checkpoint"):
+    rows = [*range(4, 8)]  # the clip: a line through each coordinate by numpy
+    time = batch.frame[rows].numpy()
+    line = np.polynomial.polynomial.Polynomial.fit
+    each = points[rows].flatten(1).T.numpy()
+    straight = np.stack([line(time, x, 1, w=weight[rows].sqrt().numpy())(time) for x in each], 1)
+    off = np.linalg.norm(points[rows].numpy() - straight.reshape(4, 21, 2), axis=2).mean(1)
+    expected = 224 / SIZE * (off * weight[rows].numpy()).sum() / weight[rows].sum()
+    assert terms["steady_keypoints"].item() == pytest.approx(expected.item(), rel=1e-3)
+    with pytest.raises(UserError, match="they follow the start, so want a checkpoint"):
         at_setup(method_of(hand, S2HANDVideo, weights=weights), clip=Clip())
+
+
+def test_steady_keypoints_teach_the_2d_branch_alone(hand, batch):
+    """Lifted keypoints carry no gradient back: without the term nothing on clips reaches them."""
+    lift = partial(S2HandRegressor, camera="weak", widths=(32, 32), cells=2, lift=True)
+    start = method_of(hand)
+    video = S2HANDVideo(
+        backbone=start.backbone, regressor=lift, hand=hand, rasterizer=WarpRasterizer(),
+        keypoints=Hourglass(1, 16, 2, 1, upsample=False),
+    )  # fmt: skip
+    video.start = (start.eval(),)
+    terms = video.clip_terms(video.see(batch), batch)
+    taught = {}
+    for name, term in terms.items():
+        video.zero_grad()
+        term.backward(retain_graph=True)
+        moved = [n for n, p in video.named_parameters() if p.grad is not None and p.grad.any()]
+        taught[name] = any(n.startswith("keypoints.") for n in moved)
+    assert [name for name, reached in taught.items() if reached] == ["steady_keypoints"]
 
 
 def test_smooth_does_not_pull_on_the_size(hand, batch):

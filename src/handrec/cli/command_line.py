@@ -39,9 +39,7 @@ CONFIG_KEY = "handrec_config"
 def expand(args: list[str]) -> list[str]:
     """Return a subcommand and its arguments with experiments, runs and bases expanded."""
     subcommand, *given = args
-    if given and not given[0].startswith("-"):
-        option = {"fit": "exp", "predict": "input"}.get(subcommand, "run")
-        raise UserError(f"{given[0]}: options begin with --, did you mean --{option}={given[0]}?")
+    refuse_bare_names(subcommand, given)
     own, rest = experiments.take(given, OWN)
     rest = experiments.expand_bases(rest)
     if "exp" in own and "run" in own:
@@ -69,6 +67,13 @@ def expand(args: list[str]) -> list[str]:
         base = list(bare_arguments(own, rest))
     late = [arg for arg in base if arg.startswith(_CROP_SIZE)]  # of the photos' data, once named
     return [subcommand, *(arg for arg in base if arg not in late), *photos, *late, *rest]
+
+
+def refuse_bare_names(subcommand: str, given: list[str]) -> None:
+    """Refuse a first argument without dashes, and say which option it was meant for."""
+    if given and not given[0].startswith("-"):
+        option = {"fit": "exp", "predict": "input"}.get(subcommand, "run")
+        raise UserError(f"{given[0]}: options begin with --, did you mean --{option}={given[0]}?")
 
 
 def says_model(args: list[str]) -> bool:

@@ -154,21 +154,21 @@ def straightened(
 
 @full_precision
 def follow_loss(
-    rotations: Float[Tensor, "b j 3 3"],
-    target: Float[Tensor, "b j 3 3"],
+    values: Float[Tensor, "b j ..."],
+    target: Float[Tensor, "b j ..."],
     clips: Clips,
     weight: Float[Tensor, " b"],
 ) -> Float[Tensor, ""]:
-    """Return ``sum_t k_t mean_j |R_tj - Q_tj| / sum_t k_t`` over the frames of clips.
+    """Return ``sum_t k_t mean_j |x_tj - y_tj| / sum_t k_t`` over the frames of clips.
 
     Args:
-        rotations: matrices.
-        target: ``Q``; between matrices that lie close, it need not be one itself.
+        values: ``x``, rotation matrices or points.
+        target: ``y``; between matrices that lie close, it need not be one itself.
         clips: of the batch.
         weight: ``k`` of each row.
     """
     weight = weight * clips.in_clip
-    error = (rotations - target).square().sum((2, 3)).add(_EPS**2).sqrt().mean(1)
+    error = (values - target).flatten(2).square().sum(2).add(_EPS**2).sqrt().mean(1)
     return (weight * error).sum() / per_process(weight.sum()).clamp(min=_EPS)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from handrec.errors import UserError, positive
 from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
-from handrec.methods.base import HandMethod, Method
+from handrec.losses.s2hand import PUBLISHED_SIZE
+from handrec.methods.base import Method
 from handrec.methods.loading import load_method
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
@@ -36,6 +37,8 @@ class S2HANDVideoWeights(S2HANDWeights):
         same_texture: share of the variance of the colours without light that lies within clips.
         steady: distance of rotations from those that the network at its start gives, straightened
             along each clip: most of what shakes is not of the hand. Wants a ``checkpoint``.
+        steady_keypoints: the same of the 2D branch's keypoints, pixels of a crop of 224. Where the
+            3D branch lifts them, what shakes is they, and no gradient of other terms reaches them.
     """
 
     motion: float = 0.1
@@ -43,6 +46,7 @@ class S2HANDVideoWeights(S2HANDWeights):
     same_shape: float = 0.01
     same_texture: float = 0.01
     steady: float = 0.0
+    steady_keypoints: float = 0.0
 
 
 class S2HANDVideo(S2HAND):
@@ -78,7 +82,7 @@ class S2HANDVideo(S2HAND):
         branches = ("backbone.", "regressor.", "appearance.", "keypoints.")
         own = [name for name in branches if getattr(self, name[:-1]) is not None]
         self.starts.insert(0, (checkpoint, tuple(own)))
-        self.checkpoint, self.steady = checkpoint, weights.steady
+        self.checkpoint, self.steady = checkpoint, weights.steady or weights.steady_keypoints
         self.start: tuple[Method, ...] = ()  # in a tuple: no part of this network's state
 
     def setup(self, stage: str) -> None:
@@ -98,7 +102,9 @@ class S2HANDVideo(S2HAND):
         super().setup(stage)
         if stage == "fit" and self.steady:
             if self.checkpoint is None:
-                raise UserError("weights.steady follows the start: it wants a checkpoint")
+                raise UserError(
+                    "weights.steady, steady_keypoints: they follow the start, so want a checkpoint"
+                )
             start = load_method(self.checkpoint)
             self.start = (start.eval().requires_grad_(False),)
 
@@ -127,16 +133,31 @@ class S2HANDVideo(S2HAND):
             "same_shape": temporal.spread_loss(shape, clips, confident),
         }
         if self.start:
-            target = temporal.straightened(self.start_pose(batch), clips, confident)
-            terms["steady"] = temporal.follow_loss(hand.pose, target, clips, confident)
+            terms |= self.steady_terms(seen, batch, clips)
         if seen.appearance is not None:
             k = photometric.texture_confidence(batch.confidence, self.texture_gate)
             terms["same_texture"] = temporal.within_share_loss(seen.appearance.texture, clips, k)
         return terms
 
+    def steady_terms(
+        self, seen: Seen, batch: HandBatch, clips: temporal.Clips
+    ) -> dict[str, Tensor]:
+        """Return how far both branches are from their start's answers, straightened in time."""
+        confident, before = s2hand.confident(batch.confidence), self.before(batch)
+        answers = {"steady": (seen.hand.pose, before.hand.pose)}
+        if seen.found is not None and before.found is not None:
+            answers["steady_keypoints"] = seen.found.keypoints[-1], before.found.keypoints[-1]
+        terms = {}
+        for name, (now, then) in answers.items():
+            target = temporal.straightened(then, clips, confident)
+            terms[name] = temporal.follow_loss(now, target, clips, confident)
+        if "steady_keypoints" in terms:
+            terms["steady_keypoints"] *= PUBLISHED_SIZE / max(batch.camera.image_size)
+        return terms
+
     @torch.no_grad()
-    def start_pose(self, batch: HandBatch) -> Tensor:
-        """Return the rotations that the network at its start gives."""
+    def before(self, batch: HandBatch) -> Seen:
+        """Return what the network at its start says."""
         (start,) = self.start
-        assert isinstance(start, HandMethod)
-        return start.to(batch.image.device).reconstruct(batch).pose
+        assert isinstance(start, S2HAND)
+        return start.to(batch.image.device).see(batch)
