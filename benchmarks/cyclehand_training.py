@@ -45,7 +45,8 @@ def ablation() -> dict[str, list[str]]:
         table[row] = without(*later)
     flow = "--model.init_args.flow"
     table["sampled"] = [
-        f"{flow}.hands=sampled", f"{flow}.kept.texture=0", f"{flow}.kept.background=0",
+        f"{flow}.hands=sampled",
+        *(f"{flow}.kept.{name}=0" for name in ("texture", "background", "colours")),
         *without("photo"), *mechanical,
     ]  # fmt: skip
     return table

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,14 @@ from handrec.data.appearance.lens import LensOptions
 from handrec.data.appearance.props import PropOptions
 from handrec.data.scenes import sample_scenes, scene_camera
 from handrec.hand.openhand import OpenHand
-from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
+from handrec.models.cycle_scene import (
+    Own,
+    Redrawn,
+    Shares,
+    recolour,
+    redraw,
+    transfer_colours,
+)
 from handrec.render.warp_backend import WarpRasterizer
 
 NO_LENS = LensOptions(
@@ -54,3 +62,29 @@ def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):
     none = Shares(texture=0.0, swap=0.0, background=0.0)
     one, other = (draw(appearance, stage, x, x, none) for x in (black, black + 1))
     torch.testing.assert_close(one.image, other.image)
+
+
+def test_colours_get_the_mean_and_covariance_of_others():
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.eye(3) + 0.3 * torch.randn(2, 2, 3, 3, generator=generator)
+    flat = torch.rand(2, 2, 3, 400, generator=generator)
+    image, like = (0.5 + 0.2 * mix @ flat).view(2, 2, 3, 20, 20)
+    found = transfer_colours(image, like)
+    for triple in zip(found, like, image, strict=True):
+        one, other, before = (x.flatten(1).double().numpy() for x in triple)
+        np.testing.assert_allclose(one.mean(1), other.mean(1), atol=1e-5)
+        np.testing.assert_allclose(np.cov(one), np.cov(other), atol=1e-4)
+        change = np.linalg.lstsq(before.T - before.mean(1), one.T - one.mean(1), rcond=None)[0]
+        np.testing.assert_allclose(change, change.T, atol=1e-3)  # turns no colour more than needed
+        assert (np.linalg.eigvalsh(change) > 0).all()
+    torch.testing.assert_close(transfer_colours(image, image), image, atol=1e-4, rtol=0)
+
+
+def test_some_drawings_are_recoloured_and_flat_pictures_do_no_harm():
+    drawn = torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    grey = torch.full_like(drawn, 0.5)
+    for share in (0.0, 0.25, 1.0):
+        found = recolour(drawn, grey, share, torch.Generator().manual_seed(1))
+        assert found.isfinite().all()
+        assert (found - drawn).amax((1, 2, 3)).gt(0).float().mean() == pytest.approx(share, abs=0.1)
+        assert found.sub(0.5).abs().amax() <= drawn.sub(0.5).abs().amax()

@@ -18,7 +18,7 @@ from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 from handrec.models.base import Estimates
 from handrec.models.cycle_rotation import Turns, crop_to_box, sample_turns, turn_hand
-from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
+from handrec.models.cycle_scene import Own, Redrawn, Shares, recolour, redraw
 from handrec.render.base import Rasterizer
 from handrec.types import Camera, Hand, HandBatch, HandPrediction
 
@@ -171,7 +171,8 @@ def turn_and_draw(
     stage = Stage(model, posed, turned.pose, camera, seeds, rasterizer)
     picture = redraw(appearance, stage, own, flow.kept, generator)
     weight = (picture.mask.mean((1, 2, 3)) >= flow.smallest).float()
-    batch = _labelled(picture.image, turned, camera, source, weight)
+    image = recolour(picture.image, source.image, flow.kept.colours, generator)
+    batch = _labelled(image, turned, camera, source, weight)
     batch = batch._replace(mask=picture.mask, visibility=picture.visibility)
     return Turned(batch, rotation, centre, place, weight)
 

@@ -19,6 +19,9 @@ from handrec.render.colour import srgb_to_lab
 #: Prefix of the columns of a look that come from a reconstruction.
 _OWN = "own."
 
+#: Added to colours' variances: a level of 255, squared.
+_LEAST_VARIANCE = 1.5e-5
+
 
 class Own(NamedTuple):
     """What is known of a hand and its picture.
@@ -42,11 +45,14 @@ class Shares:
         swap: share of those whose texture is another's of the batch.
         background: share drawn before their own picture, without the hand that was in it; others
             get a background of the appearance.
+        colours: share of drawings that are given the colours of their picture, somewhat, see
+            :func:`transfer_colours`; others look like the labelled pictures.
     """
 
     texture: float = 0.5
     swap: float = 0.3
     background: float = 0.5
+    colours: float = 0.5
 
 
 class Redrawn(Everyday):
@@ -109,6 +115,63 @@ def redraw(
 ) -> Picture:
     """Return pictures of posed hands as a camera takes them, without gradient."""
     return appearance.draw(stage, appearance.dress(own, shares, generator))
+
+
+@torch.no_grad()
+def recolour(
+    drawn: Float[Tensor, "b 3 h w"],
+    pictures: Float[Tensor, "b 3 h w"],
+    share: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "b 3 h w"]:
+    """Return drawings of which some have the colours of their pictures, to a random degree.
+
+    Args:
+        drawn: RGB in [0, 1].
+        pictures: what each was drawn from.
+        share: of the drawings that change.
+        generator: source of all randomness, on the CPU.
+    """
+    draw, count = Uniform(generator), len(drawn)
+    degree = draw(0.0, 1.0, count) * (draw(0.0, 1.0, count) < share)
+    changed = transfer_colours(drawn, pictures).clamp(0, 1)
+    return torch.lerp(drawn, changed, degree.to(drawn)[:, None, None, None])
+
+
+def transfer_colours(
+    image: Float[Tensor, "b 3 h w"], like: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Return images with the mean and the covariance of other images' colours.
+
+    The linear map that moves colours least (Monge-Kantorovich; F. Pitie and A. Kokaram, CVMP 2007):
+    ``T = A^-1/2 (A^1/2 B A^1/2)^1/2 A^-1/2`` for covariances ``A`` and ``B``.
+
+    Args:
+        image: RGB.
+        like: RGB; the result may leave [0, 1].
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        pixels = image.float().flatten(2)
+        mean, covariance = _colour_statistics(pixels)
+        wanted_mean, wanted = _colour_statistics(like.float().flatten(2))
+        root, inverse = _matrix_power(covariance, 0.5), _matrix_power(covariance, -0.5)
+        change = inverse @ _matrix_power(root @ wanted @ root, 0.5) @ inverse
+        return (change @ (pixels - mean) + wanted_mean).view_as(image)
+
+
+def _colour_statistics(pixels: Float[Tensor, "b 3 n"]) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance; of a grey picture, too, the latter can be inverted."""
+    mean = pixels.mean(2, keepdim=True)
+    apart = pixels - mean
+    least = _LEAST_VARIANCE * torch.eye(3, device=pixels.device)
+    return mean, apart @ apart.mT / pixels.shape[2] + least
+
+
+def _matrix_power(matrix: Float[Tensor, "b 3 3"], power: float) -> Float[Tensor, "b 3 3"]:
+    """Return a power of symmetric, positive definite matrices."""
+    values, vectors = torch.linalg.eigh(matrix)
+    raised: Tensor = (vectors * values.clamp(min=_LEAST_VARIANCE**2)[:, None] ** power) @ vectors.mT
+    return raised
 
 
 @torch.no_grad()
