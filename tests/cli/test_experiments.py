@@ -8,6 +8,7 @@ import yaml
 from handrec.cli import experiments, runs
 from handrec.cli.command_line import expand
 from handrec.cli.main import main
+from handrec.data.clips import Clip
 from handrec.errors import UserError
 from tests.cli.conftest import REPOSITORY, write_yaml
 
@@ -172,6 +173,30 @@ def test_every_experiment_parses_at_every_scale(name, scale, tmp_path, monkeypat
     printed = capsys.readouterr().out
     config = yaml.safe_load(printed[printed.index("seed_everything:") :])
     assert config["name"] == name
+
+
+WITH_VIDEOS = (
+    "coco_hands",
+    "detected",
+    "dexycb",
+    "ho3d_v2",
+    "ho3d_v3",
+    "interhand26m",
+    "synthetic",
+)
+
+
+@pytest.mark.parametrize("dataset", WITH_VIDEOS)
+def test_clips_are_on_where_there_are_videos(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--exp=s2hand_video", f"--dataset={dataset}", "--scale=smoke",
+              "--print_config"])  # fmt: skip
+    assert exit_.value.code in (0, None)
+    printed = capsys.readouterr().out
+    config = yaml.safe_load(printed[printed.index("seed_everything:") :])
+    options = config["data"]["init_args"]
+    assert Clip(**options["clip"]).per_batch(options["batch_size"]) == 1
 
 
 @pytest.mark.slow

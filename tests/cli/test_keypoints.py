@@ -115,3 +115,18 @@ def test_mediapipes_landmarks_are_keypoints(tmp_path, monkeypatch):
     np.testing.assert_allclose(points[:, 1], np.arange(21) - 0.5)
     assert entry["side"] == "left"
     assert entry["keypoint_scores"] == [0.75] * 21
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["clip.mp4", "--run=r"], "clip.mp4 is a video: --frames=FOLDER says where its frames go"),
+        (["clip.mp4", "--run=r", "--frames=f", "--stride=0"], "--stride must be at least 1"),
+        (["videos", "--frames=f"], "who finds the keypoints?"),
+    ],
+)
+def test_videos_that_cannot_be_labelled(tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "keypoints", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,10 @@ import torch
 
 from handrec.cli import loggers
 from handrec.cli.main import main
+from handrec.data.layouts import write_ho3d
+from handrec.hand.openhand import OpenHand
 from tests.cli.test_experiments import SHIPPED
+from tests.sets import drawn, rows
 
 #: The least of each method; what it draws is what matters here.
 SMALL = {
@@ -121,8 +124,22 @@ FAST = ("handmim", "s2hand_keypoints")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in METHODS]
 )
-def test_a_resumed_training_equals_an_uninterrupted_one(name, folder, cache, monkeypatch):
+def test_a_resumed_training_equals_an_uninterrupted_one(name, folder, cache):
     command = ["fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, *METHODS[name]]
+    assert_resumed(name, command)
+
+
+@pytest.mark.slow
+def test_a_training_on_files_is_resumed_too(folder, cache):
+    """Clips of them, read and augmented by a worker."""
+    video = drawn("OpenHand", 4)
+    write_ho3d(Path("set"), [rows(video, 0, 12)], [rows(video, 12, 16)], OpenHand(), "v3")
+    options = ["root=set", "image_size=32", "num_workers=1", "batch_size=4", "clip.length=2"]
+    command = ["fit", "--exp=s2hand_video", "--dataset=ho3d_v3", *SHORT, *SMALL["s2hand"], cache]
+    assert_resumed("s2hand_video", [*command, *(f"--data.init_args.{x}" for x in options)])
+
+
+def assert_resumed(name, command):
     assert main(command) == 0
     whole = checkpoint(name)
     shutil.rmtree("lightning_logs")

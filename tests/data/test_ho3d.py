@@ -1,5 +1,6 @@
 """HO-3D: frames of OpenGL and MANO's joint order in, the suite's conventions out."""
 
+import json
 import pickle
 
 import numpy as np
@@ -221,3 +222,37 @@ def test_videos_of_the_evaluation_have_temporal_figures(written):
     assert figures["accel_error"].item() == pytest.approx(expected, rel=1e-3)
     assert figures["texture_sd"].item() == pytest.approx(255 * 0.2 * 20 / 21, rel=1e-4)
     assert all(value.isfinite() for value in figures.values())
+
+
+@pytest.mark.parametrize("form", ["{}", "train/{}.png"])
+def test_detections_take_the_place_of_projected_labels(broken, form):
+    """In any order, by either name; joints stay where they are, boxes follow the detector."""
+    plain = everything(prepared(reader(broken, hand=hand_model("Mano"))), "training")
+    names = (broken / "train.txt").read_text().split()
+    random = np.random.default_rng(0)
+    points, sure = random.uniform(20, 60, (TRAIN, 21, 2)), random.uniform(0.2, 0.9, (TRAIN, 21))
+    order = random.permutation(TRAIN)
+    said = [
+        form.format(names[i] if form == "{}" else names[i].replace("/", "/rgb/")) for i in order
+    ]
+    content = [points[order].tolist(), sure[order].tolist(), said]
+    (broken / "found.json").write_text(json.dumps(content))
+    data = prepared(reader(broken, hand=hand_model("Mano"), detections="found.json"))
+    assert not data.projected_keypoints
+    assert reader(broken).projected_keypoints
+    labels = data.tables["training"].labels
+    np.testing.assert_allclose(labels.keypoints_2d, points + 0.5, atol=1e-4)
+    np.testing.assert_allclose(labels.confidence, sure, atol=1e-6)
+    np.testing.assert_allclose(labels.box[:, :2], points.min(1) + 0.5, atol=1e-4)
+    read = everything(data, "training")
+    torch.testing.assert_close(read.joints_3d, plain.joints_3d)
+    test = everything(data, "evaluation")
+    assert (test.confidence == 1).all()
+
+
+def test_detections_of_other_frames_are_refused(broken):
+    names = (broken / "train.txt").read_text().split()[:-1]
+    parts = [np.zeros((11, 21, 2)).tolist(), np.zeros((11, 21)).tolist(), names]
+    (broken / "found.json").write_text(json.dumps(parts))
+    said = complaint(broken, detections="found.json")
+    assert "found.json has 11 entries for 12 images: 1 have none, the first is SAC10/0003" in said

@@ -470,9 +470,11 @@ def test_smooth_does_not_pull_on_the_size(hand, batch):
 
 def test_a_video_run_wants_clips(hand):
     at_setup(method_of(hand, S2HANDVideo), clip=Clip())
-    for data in ({}, {"clip": None}):
-        with pytest.raises(UserError, match="learns from clips, and mine gives none"):
-            at_setup(method_of(hand, S2HANDVideo), **data)
+    for data, remedy in (({}, "docs/datasets.md"), ({"has_videos": True}, "clip.length=5")):
+        with pytest.raises(UserError, match=rf"learns from clips, and mine gives none: .*{remedy}"):
+            at_setup(method_of(hand, S2HANDVideo), clip=None, **data)
+    with pytest.raises(UserError, match="learns from clips"):
+        at_setup(method_of(hand, S2HANDVideo))
 
 
 def test_a_video_run_wants_clips_that_it_can_see(hand):

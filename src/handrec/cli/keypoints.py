@@ -5,8 +5,10 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handrec.data.suffixes import VIDEOS
 from handrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +52,14 @@ class Found(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `handrec data keypoints` takes."""
-    parser.add_argument("input", help="photo or folder of photos")
+    parser.add_argument("input", help="photo or folder of photos; with --frames video or folder "
+                        "of videos")  # fmt: skip
+    parser.add_argument(
+        "--frames", type=Path, help="folder, empty or new, to write the frames of videos to"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=1, help="from one frame that is written to the next"
+    )
     parser.add_argument("--run", help="experiment or run whose network finds the keypoints")
     parser.add_argument("--ckpt", type=Path, help="its checkpoint, instead of --run")
     parser.add_argument(
@@ -70,15 +79,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the keypoints and write them down."""
-    out = args.out or _folder(args.input) / "keypoints.json"
+    out = args.out or (args.frames or _folder(args.input)) / "keypoints.json"
     if out.exists():
         raise UserError(f"{out} is there already: say --out=FILE, or remove it")
     if args.run and args.ckpt:
         raise UserError("give --run or --ckpt, not both")
-    if not (args.run or args.ckpt):
-        hands, skipped = _by_mediapipe(args)
-    else:
-        hands, skipped = _by_network(args)
+    if args.stride < 1:
+        raise UserError("--stride must be at least 1")
+    by_network = args.run or args.ckpt
+    if not (by_network or args.detector):
+        raise UserError(
+            "who finds the keypoints? --run=NAME or --ckpt=FILE of a trained network, or"
+            " --detector=hand_landmarker.task (MediaPipe)"
+        )
+    if args.frames is None and Path(args.input).suffix.lower() in VIDEOS:
+        raise UserError(f"{args.input} is a video: --frames=FOLDER says where its frames go")
+    with TemporaryDirectory() as scratch:
+        broken = [] if args.frames is None else _to_frames(args, Path(scratch))
+        hands, skipped = _by_network(args) if by_network else _by_mediapipe(args)
+    skipped += broken
     if not hands:
         raise UserError(f"{args.input}: no hand found ({'; '.join(skipped[:3]) or 'in any photo'})")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +110,18 @@ def run(args: argparse.Namespace) -> int:
     if skipped:
         print(f"left out: {len(skipped)}", *skipped[:10], sep="\n  ")
     return 0
+
+
+def _to_frames(args: argparse.Namespace, scratch: Path) -> list[str]:
+    """Write the frames of videos to files and put them in their place; return their faults."""
+    from handrec.data.extraction import write_frame_boxes, write_frames
+
+    broken = write_frames(Path(args.input), args.frames, args.stride)
+    if args.boxes:
+        given, args.boxes = Path(args.boxes), str(scratch / "boxes.json")
+        write_frame_boxes(given, args.frames, args.side, Path(args.boxes))
+    args.input, args.recursive = str(args.frames), True
+    return broken
 
 
 def as_coco(hands: list[Found]) -> dict[str, Any]:
@@ -215,11 +246,6 @@ def _by_mediapipe(args: argparse.Namespace) -> tuple[list[Found], list[str]]:
     from handrec.data.detection import MediaPipeHands
     from handrec.data.photos import find_photos
 
-    if not args.detector:
-        raise UserError(
-            "who finds the keypoints? --run=NAME or --ckpt=FILE of a trained network, or"
-            " --detector=hand_landmarker.task (MediaPipe)"
-        )
     if args.boxes:
         raise UserError("boxes are for --run and --ckpt: MediaPipe finds hands by itself")
     detector = MediaPipeHands(args.detector)

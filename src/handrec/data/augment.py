@@ -91,18 +91,19 @@ class Augmentation(nn.Module):
     @torch.no_grad()
     def augment(self, batch: HandBatch) -> HandBatch:
         """Return the batch with image, intrinsics and labels changed alike, on its device."""
-        batch = turn(batch, self.moves(batch.sequence))
+        batch = turn(batch, self.moves(batch.sequence, batch.frame))
         changes = self.changes(len(batch.image), batch.image.shape[-1])
         return batch._replace(image=changes.of_batch(batch.image))
 
-    def moves(self, sequence: Int[Tensor, " b"]) -> Moves:
+    def moves(self, sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"]) -> Moves:
         """Return random moves of some pictures, on the CPU.
 
-        The frames of a clip (rows after each other of one sequence) are moved alike.
+        The frames of a clip (rows after each other of one sequence, their numbers rising) are
+        moved alike.
         """
         reach = torch.tensor([self.rotation, self.scale, self.shift, self.shift])
         drawn = (2 * torch.rand(4, len(sequence)) - 1) * reach[:, None]
-        begins = sequence[1:] != sequence[:-1]
+        begins = (sequence[1:] != sequence[:-1]) | (frame[1:] <= frame[:-1])
         clip = torch.cat([begins.new_zeros(1), begins]).long().cumsum(0).cpu()
         angle, scale, shift_x, shift_y = drawn[:, clip]
         return Moves(angle, 1 + scale, torch.stack([shift_x, shift_y], dim=1))

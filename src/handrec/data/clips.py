@@ -1,6 +1,7 @@
 """Clips of videos in training batches, beside single pictures."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from handrec.data.sampler import generator_of
-from handrec.data.tables import SceneBatch, SceneTable, join
+from handrec.data.share import Batch_co, Rows
 from handrec.errors import UserError
 
 
@@ -19,7 +20,7 @@ class Clip:
 
     Attributes:
         length: frames of a clip.
-        stride: from one frame of a clip to the next, frames of its video.
+        stride: by how much frame numbers rise from one frame of a clip to the next.
         share: of a batch that is frames of clips, as near as whole clips come; at least one clip.
     """
 
@@ -57,42 +58,90 @@ class Clip:
         return clips
 
 
-class PicturesAndClips(Dataset[SceneBatch]):
-    """Single pictures by their indices; every batch of them also brings some random clips.
+class ClipTable:
+    """Every clip that some rows hold: frames of one sequence, with numbers a stride apart.
 
-    The frames of a clip follow each other in the batch, after the single pictures. No clip crosses
-    a sequence. Clips are drawn by the batch's own seed (``data.sampler``).
+    Where a frame is missing, no clip has it or goes over it.
 
     Args:
-        pictures: single ones.
-        videos: sequences of equal length, one after the other.
-        frames: of a sequence.
-        clip: of the videos.
+        sequence: of each row, see :class:`~handrec.types.HandBatch`.
+        frame: its number in the sequence; no two rows of one sequence have the same.
+        clip: what a clip is.
+
+    Attributes:
+        rows: of each clip, sequence by sequence.
+        counts: clips of each sequence that has any.
+        lacking: number of sequences that have none.
+        step: what lies most often between a frame and the next of its sequence; 0 without one.
+    """
+
+    def __init__(self, sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"], clip: Clip) -> None:
+        names, sequence = sequence.unique(return_inverse=True)
+        frame = frame - frame.amin()
+        apart = int(frame.amax()) + clip.span  # between sequences: no clip reaches the next
+        key, order = (sequence * apart + frame).sort()
+        wanted = key[:, None] + clip.stride * torch.arange(clip.length)
+        found = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
+        self.rows = order[found[(key[found] == wanted).all(1)]]
+        _, self.counts = sequence[self.rows[:, 0]].unique_consecutive(return_counts=True)
+        self.lacking = len(names) - len(self.counts)
+        gaps = key.diff()[sequence[order].diff() == 0]
+        self.step = int(gaps.mode().values) if len(gaps) else 0
+        self._first = self.counts.cumsum(0) - self.counts
+        self._place = sequence * apart - frame  # later frames of a sequence before earlier ones
+
+    def draw(self, count: int, generator: torch.Generator | None) -> Int[Tensor, "{count} t"]:
+        """Return the rows of some clips.
+
+        They are of different sequences as long as there are some left, the more often of one the
+        more clips it has (P. Efraimidis and P. Spirakis, Inf. Process. Lett. 97, 2006).
+        """
+        sequences = len(self.counts)
+        rounds = -(-count // sequences)
+        chance = torch.rand(rounds, sequences, generator=generator, dtype=torch.float64)
+        order = (chance.log() / self.counts).topk(min(count, sequences), dim=1).indices
+        sequence = order.flatten()[:count]
+        share = torch.rand(count, generator=generator, dtype=torch.float64)
+        start = (share * self.counts[sequence]).long()
+        return self.rows[self._first[sequence] + start]
+
+    def arrange(
+        self, pictures: Int[Tensor, " p"], clips: Int[Tensor, "c t"]
+    ) -> Int[Tensor, " p+c*t"]:
+        """Return the rows of single pictures and clips in an order in which none join.
+
+        Of one sequence what is later comes first: frame numbers rise within a clip only.
+        """
+        first = torch.cat([pictures, clips[:, :1].expand_as(clips).flatten()])
+        order = self._place[first].argsort(stable=True)
+        return torch.cat([pictures, clips.flatten()])[order]
+
+
+class PicturesAndClips(Dataset[Batch_co]):
+    """Single pictures by their indices; every batch of them also brings some random clips.
+
+    Rows are in the order of their sequences, the frames of a clip after each other. Clips are drawn
+    by the batch's own seed (``data.sampler``).
+
+    Args:
+        rows: that pictures and frames are rows of.
+        pictures: rows of the single ones.
+        clips: of the rows.
         count: clips that a batch brings.
     """
 
     def __init__(
-        self, pictures: SceneTable, videos: SceneTable, frames: int, clip: Clip, count: int
+        self, rows: Rows[Batch_co], pictures: Int[Tensor, " p"], clips: ClipTable, count: int
     ) -> None:
-        clip.check(frames)
-        self.pictures, self.videos = pictures, videos
-        self.frames, self.clip, self.count = frames, clip, count
+        self.rows, self.pictures, self.clips, self.count = rows, pictures, clips, count
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitems__(self, indices: Sequence[int]) -> SceneBatch:
-        """Return the pictures of the given indices, then the frames of some clips."""
-        return join([self.pictures.__getitems__(indices), self.videos.rows(self._draw(indices))])
-
-    def _draw(self, indices: Sequence[int]) -> Int[Tensor, " b"]:
-        """Return the rows of some clips of the videos."""
-        generator = generator_of(indices)
-        sequences, starts = len(self.videos) // self.frames, self.frames - self.clip.span + 1
-        # Of different sequences where there are enough: two clips of one might join.
-        rounds = -(-self.count // sequences)
-        order = [torch.randperm(sequences, generator=generator) for _ in range(rounds)]
-        sequence = torch.cat(order)[: self.count, None]
-        start = torch.randint(starts, (self.count, 1), generator=generator)
-        step = torch.arange(self.clip.length) * self.clip.stride
-        return (sequence * self.frames + start + step).flatten()
+    def __getitems__(self, indices: Sequence[int]) -> Batch_co:
+        """Return the pictures of the given indices and the frames of some clips."""
+        clips = self.clips.draw(self.count, generator_of(indices))
+        chosen = copy(indices) if isinstance(indices, list) else list(indices)
+        pictures = self.pictures[torch.as_tensor(chosen)]
+        chosen[:] = self.clips.arrange(pictures, clips).tolist()  # and keeps the batch's seed
+        return self.rows.__getitems__(chosen)

@@ -11,7 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from handrec.data.boxes import Side
-from handrec.data.columns import HALF_PIXEL, held_out, image_size, numbered
+from handrec.data.columns import (
+    HALF_PIXEL,
+    held_out,
+    held_out_videos,
+    image_size,
+    numbered,
+    videos_by_name,
+)
 from handrec.data.crops import default_intrinsics
 from handrec.data.json_files import read_json
 from handrec.data.keypoint_orders import PRESETS, to_canonical
@@ -51,7 +58,8 @@ class CocoHands(RealHands):
     of a detector between 0 and 1 in the place of flags.
 
     The side of the body is read from ``side`` or ``hand_type`` of an annotation, if it says.
-    Cameras are unknown: :func:`~handrec.data.crops.default_intrinsics`.
+    Cameras are unknown: :func:`~handrec.data.crops.default_intrinsics`. With ``clip``, images are
+    frames of videos (:func:`~handrec.data.columns.videos_by_name`).
 
     Args:
         root: folder of the annotations; other paths are relative to it.
@@ -61,7 +69,8 @@ class CocoHands(RealHands):
         keypoints: name of an order, or 21 names, where the file has none.
         side: of hands of which the file does not say.
         val_share: of the images, for validation, by a hash of the annotated keypoints: copies of
-            a picture in other colours stay together. 0 trains and validates on all of them.
+            a picture in other colours stay together; with ``clip`` of whole videos, of a single
+            one its end. 0 trains and validates on all of them.
         box_scale: side of the crop over the longer side of the hand's box.
         **options: see :class:`~handrec.data.real.RealHands`.
     """
@@ -70,6 +79,7 @@ class CocoHands(RealHands):
     folders = ("coco_hands",)
     marker = "."
     intrinsics_known = False
+    has_videos = True
 
     def __init__(
         self,
@@ -94,7 +104,8 @@ class CocoHands(RealHands):
 
     def facts(self) -> dict[str, Any]:
         """Return the options that the labels depend on."""
-        return {"keypoints": self.keypoints, "side": self.side, "images": self.images}
+        facts = {"keypoints": self.keypoints, "side": self.side, "images": self.images}
+        return facts if self.clip is None else facts | {"videos": True}
 
     def sources(self, part: str) -> list[Path]:
         """Return the file of a part."""
@@ -140,6 +151,8 @@ class CocoHands(RealHands):
             has_visibility=told,
         )
         sequence, frame = numbered(len(hands))
+        if self.clip is not None:
+            sequence, frame = videos_by_name(files, [hand.side for hand in hands])
         return Annotated(
             files, [""] * len(files), torch.arange(len(files)), sequence, frame, labels
         )
@@ -149,6 +162,9 @@ class CocoHands(RealHands):
         samples = torch.arange(len(table))
         if (split == "test" and self.test_annotations is not None) or self.val_share == 0:
             return samples
+        if self.clip is not None:
+            is_val = held_out_videos([name.decode() for name in table.files], self.val_share)
+            return samples[~is_val] if split == "train" else samples[is_val]
         names = _groups(table)
         chosen = held_out(names, self.val_share)
         is_val = torch.tensor([name in chosen for name in names])

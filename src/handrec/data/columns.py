@@ -1,10 +1,14 @@
 """Steps that readers of labels share."""
 
 import hashlib
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -68,3 +72,51 @@ def held_out(names: list[str], share: float) -> set[str]:
 def numbered(count: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Return ``sequence`` and ``frame`` of images that are of no video."""
     return torch.arange(count), torch.zeros(count, dtype=torch.long)
+
+
+def videos_by_name(
+    files: Sequence[str], sides: Sequence[str]
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return ``sequence`` and ``frame`` of hands in the frames of videos, see :func:`of_video`.
+
+    The two sides are sequences of their own; hands of one side of which an image has several, and
+    those in images without a number, are of none.
+    """
+    places = [(*of_video(file), side) for file, side in zip(files, sides, strict=True)]
+    several = {place for place, count in Counter(places).items() if count > 1}
+    numbers: dict[Any, int] = {}
+    sequence, frame = [], []
+    for row, (video, number, side) in enumerate(places):
+        alone = number is None or (video, number, side) in several
+        name = row if alone else (video, side)
+        sequence.append(numbers.setdefault(name, len(numbers)))
+        frame.append(0 if number is None or alone else number)
+    return torch.tensor(sequence), torch.tensor(frame)
+
+
+def of_video(file: str) -> tuple[str, int | None]:
+    """Return a frame's video and its number in it: the last number in the file's name.
+
+    ``cat/0007.jpg`` is frame 7 of ``cat/``, ``a_0007.jpg`` of ``a_``; there may be no number.
+    """
+    path = PurePosixPath(file)
+    found = re.fullmatch(r"(.*?)(\d*)(\D*)", path.stem)
+    assert found is not None  # it matches any name
+    before, number, after = found.groups()
+    return str(path.parent / f"{before}*{after}"), int(number) if number else None
+
+
+def held_out_videos(files: Sequence[str], share: float) -> Bool[Tensor, " n"]:
+    """Return which frames validate: those of whole videos, of a single video its end.
+
+    Args:
+        files: of the frames, see :func:`of_video`.
+        share: of the frames, about.
+    """
+    videos, numbers = zip(*map(of_video, files), strict=True)
+    if len(set(videos)) > 1:
+        chosen = held_out(list(videos), share)
+        return torch.tensor([video in chosen for video in videos])
+    frame = torch.tensor([number or 0 for number in numbers])
+    last = frame.sort().values[int((1 - share) * len(frame)) :]
+    return frame >= last[0]

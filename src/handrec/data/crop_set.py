@@ -15,6 +15,7 @@ from handrec.data.augment import Augmentation, Moves, no_moves, turn_labels
 from handrec.data.crops import Box, crop_affine, square_box, warp
 from handrec.data.decode import decode_for
 from handrec.data.labels import Labels, LabelTable
+from handrec.data.sampler import seeded
 from handrec.errors import UserError
 from handrec.geometry.rotations import axis_angle_to_matrix
 from handrec.hand.base import HandModel
@@ -110,9 +111,13 @@ class CropSet(Dataset[CropBatch]):
         labels = self.table.labels.rows(self.table.row[chosen])
         size, count = self.size, len(chosen)
         affines = np.stack([self.affine(labels, i) for i in range(count)])
-        moves = no_moves(count)
+        moves, changes = no_moves(count), None
         if self.augmentation is not None:
-            moves = self.augmentation.moves(self.table.sequence[chosen])
+            with seeded(indices):
+                moves = self.augmentation.moves(
+                    self.table.sequence[chosen], self.table.frame[chosen]
+                )
+                changes = self.augmentation.changes(count, size)
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         picture = np.empty((count, size, size, 3), np.uint8)
         mask = np.zeros((count, size, size) if self.masks else (count, 0, 0), np.uint8)
@@ -124,8 +129,8 @@ class CropSet(Dataset[CropBatch]):
                 )
         except UserError as error:
             return f"{error} (sample {sample})"
-        if self.augmentation is not None:
-            self.augmentation.changes(count, size).of_pictures(picture)
+        if changes is not None:
+            changes.of_pictures(picture)
         has_mask = torch.from_numpy(self.table.masks[chosen.numpy()] != b"") & self.masks
         return CropBatch(
             torch.from_numpy(picture),

@@ -1,6 +1,7 @@
 """The contract of a data module."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -30,6 +31,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
         submission: the official evaluation that hands of the test split can be handed in to.
         intrinsics_known: whether ``K`` is that of the cameras, or assumed to be an ordinary one.
         projected_keypoints: whether the 2D keypoints of training are 3D labels, projected.
+        has_videos: whether its option ``clip`` puts clips of videos into training batches.
     """
 
     name: str
@@ -38,6 +40,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
     submission: ProtocolName | None = None
     intrinsics_known: bool = True
     projected_keypoints: bool = False
+    has_videos: bool = False
 
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:
@@ -74,7 +77,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
         """
         batches = self._batches(len(rows), batch_size, training)  # type: ignore[arg-type]
         workers = options.get("num_workers", 0)
-        return DataLoader(
+        return _Later(
             rows,
             batch_sampler=batches,
             persistent_workers=workers > 0,
@@ -98,6 +101,17 @@ class HandDataModule(pl.LightningDataModule, ABC):
             return 0 if trainer is None or trainer.overfit_batches else batches_so_far(trainer)
 
         return TrainingBatches(rows, batch_size, global_seed(), position, rank, processes)
+
+
+class _Later(DataLoader[Any]):
+    """Fetches nothing before the first batch is asked for.
+
+    Lightning wants an iterator before it knows how far a resumed training is, and workers would
+    begin with batches that it has had.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 def _as_is(batch: Any) -> Any:

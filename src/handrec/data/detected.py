@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from handrec.data.boxes import Side, read_intrinsics
-from handrec.data.columns import held_out, image_size, numbered
+from handrec.data.columns import held_out, held_out_videos, image_size, numbered, videos_by_name
 from handrec.data.crops import default_intrinsics
 from handrec.data.detections import detected_boxes, find_images, read_detections
 from handrec.data.keypoint_orders import PRESETS, to_canonical
@@ -32,6 +32,8 @@ class DetectedHands(RealHands):
     counted and listed. An entry without a confident joint is kept, shows the whole image, and
     teaches S2HAND nothing; they are counted too.
 
+    With ``clip``, images are frames of videos (:func:`~handrec.data.columns.videos_by_name`).
+
     Args:
         root: folder of the images; images in folders in it are taken too.
         detections: the detector's file, relative to the root; None takes the only ``.json`` or
@@ -41,13 +43,14 @@ class DetectedHands(RealHands):
             that want metres do not train.
         keypoints: name of the file's order of joints, or 21 names.
         side: of all hands.
-        val_share: of the images, for validation, by a hash of their names. 0 trains and validates
-            on all of them.
+        val_share: of the images, for validation, by a hash of their names; with ``clip`` of whole
+            videos, of a single one its end. 0 trains and validates on all of them.
         box_scale: side of the crop over the longer side of the box around the confident joints.
         **options: see :class:`~handrec.data.real.RealHands`.
     """
 
     name = "detected"
+    has_videos = True
     folders = ("detected",)
     marker = "."
     parts = MappingProxyType({"train": "images", "val": "images", "test": "images"})
@@ -75,7 +78,8 @@ class DetectedHands(RealHands):
     def facts(self) -> dict[str, Any]:
         """Return the options and the files that the samples depend on."""
         files = {name: path.stat().st_mtime_ns for name, path in self._images().items()}
-        return {"keypoints": self.keypoints, "side": self.side, "files": files}
+        facts = {"keypoints": self.keypoints, "side": self.side, "files": files}
+        return facts if self.clip is None else facts | {"videos": True}
 
     def sources(self, part: str) -> list[Path]:
         """Return the detector's file, and that of the cameras."""
@@ -132,6 +136,8 @@ class DetectedHands(RealHands):
             confidence=found.confidence,
         )
         sequence, frame = numbered(len(files))
+        if self.clip is not None:
+            sequence, frame = videos_by_name(files, [self.side] * len(files))
         return Annotated(
             files, [""] * len(files), torch.arange(len(files)), sequence, frame, labels,
             skipped=[name for name in images if name not in known],
@@ -143,6 +149,9 @@ class DetectedHands(RealHands):
         if self.val_share == 0:
             return samples
         names = [name.decode() for name in table.files]
+        if self.clip is not None:
+            is_val = held_out_videos(names, self.val_share)
+            return samples[~is_val] if split == "train" else samples[is_val]
         chosen = held_out(names, self.val_share)
         is_val = torch.tensor([name in chosen for name in names])
         return samples[~is_val] if split == "train" else samples[is_val]

@@ -108,6 +108,7 @@ class DexYCB(RealHands):
     folders = ("dexycb", "dex-ycb", "DexYCB")
     marker = "calibration"
     projected_keypoints = True
+    has_videos = True
     parts = MappingProxyType({"train": "train", "val": "val", "test": "test"})
     pose_format = "components"
 

@@ -5,7 +5,7 @@ Layout and licence: docs/datasets.md.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from handrec.data.columns import held_out, image_size, joints_box, shift_centres
+from handrec.data.detections import detected_boxes, one_for_each, read_detections
 from handrec.data.json_arrays import read_array
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
@@ -57,18 +58,22 @@ class HO3D(RealHands):
     Args:
         root: the folder with ``train.txt``.
         version: ``v2`` (images are PNG) or ``v3`` (JPEG).
+        detections: a detector's file (:func:`~handrec.data.detections.read_detections`), relative
+            to the root, whose keypoints and boxes the training part has instead of the labelled
+            ones; one entry for each of its frames, named as in ``train.txt`` or by its path.
         val_share: of the frames, about, for validation.
         **options: see :class:`~handrec.data.real.RealHands`.
     """
 
     marker = "train.txt"
-    projected_keypoints = True
+    has_videos = True
     pose_format = "vectors"
 
     def __init__(
         self,
         root: str | None = None,
         version: Literal["v2", "v3"] = "v3",
+        detections: str | None = None,
         val_share: float = 0.05,
         **options: Any,
     ) -> None:
@@ -76,19 +81,24 @@ class HO3D(RealHands):
         if not 0 < val_share < 1:
             raise UserError("val_share must lie in (0, 1)")
         self.version, self.val_share = version, val_share
+        self.detections = detections
+        self.projected_keypoints = detections is None
         self.name = f"ho3d_{version}"
         self.submission = "ho3d_v2" if version == "v2" else "ho3d_v3"
         self.folders = (self.name, f"HO3D_{version}", f"HO-3D_{version}")
 
     def facts(self) -> dict[str, Any]:
         """Return the options that the labels depend on."""
-        return {"version": self.version}
+        facts = {"version": self.version}
+        return facts if self.detections is None else facts | {"detections": self.detections}
 
     def sources(self, part: str) -> list[Path]:
         """Return the list of frames, the evaluation's labels, and the folder of sequences."""
         names = [f"{_folder(part)}.txt", MARK, _folder(part)]
         if part == "evaluation":
             names += ["evaluation_xyz.json", "evaluation_verts.json"]
+        elif self.detections is not None:
+            names.append(self.detections)
         return [self.root / name for name in names]
 
     def read(self, part: str) -> Annotated:
@@ -106,6 +116,8 @@ class HO3D(RealHands):
             labels = self._evaluation_labels(labels)
         height, width = image_size(self.root / files[0])
         labels = labels._replace(image_size=torch.tensor([[height, width]]).repeat(len(files), 1))
+        if part == "training" and self.detections is not None:
+            labels = self._with_detections(labels, [f"{s}/{f}" for s, f in frames])
         numbers = {name: i for i, name in enumerate(dict.fromkeys(s for s, _ in frames))}
         return Annotated(
             files,
@@ -181,6 +193,16 @@ class HO3D(RealHands):
             labels = labels._replace(vertices=vertices, has_vertices=present)
         return labels
 
+    def _with_detections(self, labels: Labels, frames: Sequence[str]) -> Labels:
+        """Return labels with a detector's keypoints and boxes."""
+        path = self.root / str(self.detections)
+        found = read_detections(path)
+        named = found._replace(names=[_in_list(name) for name in found.names])
+        rows = one_for_each(named, frames, str(path))
+        keypoints, confidence = found.keypoints[rows], found.confidence[rows]
+        box = detected_boxes(keypoints, confidence, labels.image_size)
+        return labels._replace(keypoints_2d=keypoints, confidence=confidence, box=box)
+
     def _published(self, kind: str, shape: tuple[int | None, ...], count: int) -> Tensor | None:
         """Return a list of the evaluation's labels in OpenCV's frame, None if it is not there."""
         path = self.root / f"evaluation_{kind}.json"
@@ -197,6 +219,14 @@ class HO3D(RealHands):
 
 def _folder(part: str) -> str:
     return "train" if part == "training" else part
+
+
+def _in_list(name: str) -> str:
+    """Return a frame's name as ``train.txt`` has it: ``ABF10/0007`` for its path, or as it is."""
+    path = PurePosixPath(name)
+    if path.parts[0] != "train":
+        return name
+    return "/".join(part for part in path.with_suffix("").parts[1:] if part != "rgb")
 
 
 def _recording(sequence: str) -> str:

@@ -39,7 +39,7 @@ class _Hand(NamedTuple):
 
     Attributes:
         file: of the image, relative to the root.
-        video: capture, sequence and camera.
+        video: capture, sequence, camera and side.
         frame: number in it.
         size: ``(height, width)``.
         is_left: whether it is a left hand.
@@ -79,6 +79,7 @@ class InterHand26M(RealHands):
     folders = ("interhand26m", "InterHand2.6M", "InterHand2.6M_5fps_batch1")
     marker = "annotations"
     projected_keypoints = True
+    has_videos = True
     parts = MappingProxyType({"train": "train", "val": "val", "test": "test"})
     pose_format = "offsets"
 
@@ -192,7 +193,7 @@ class _Annotations(NamedTuple):
             pose[:3] = wrist.as_rotvec()
             betas = np.array(parameters["shape"], dtype=float).reshape(10)
         return _Hand(
-            f"{folder}/{image['file_name']}", f"{capture}/{image.get('seq_name')}/{camera}",
+            f"{folder}/{image['file_name']}", f"{capture}/{image.get('seq_name')}/{camera}/{side}",
             int(frame), (int(image["height"]), int(image["width"])), side == "left",
             np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
             points[chosen], (valid[chosen] > 0).astype(float), pose, betas,

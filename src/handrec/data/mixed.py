@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from handrec.data.augment import Augmentation
+from handrec.data.clips import Clip
 from handrec.data.datamodule import HandDataModule
 from handrec.data.real import RealHands
 from handrec.data.streamed import StreamedImages
@@ -24,7 +25,7 @@ class MixedSets(HandDataModule):
 
     A label that a set lacks is zeros with its ``has_*`` at 0, as everywhere. An epoch is one pass
     through the set that lasts longest at its share of a batch; others begin again. Validation and
-    tests are those of the set named by ``validate_on``.
+    tests are those of the set named by ``validate_on``. Sets with the option ``clip`` bring clips.
 
     Args:
         sets: by name. Their own hand, sizes of crops and batches, and augmentation do not count:
@@ -67,6 +68,8 @@ class MixedSets(HandDataModule):
         main = sets[self.validated]
         self.test_splits, self.submission = main.test_splits, main.submission
         self.projected_keypoints = any(data.projected_keypoints for data in sets.values())
+        found = (getattr(data, "clip", None) for data in sets.values())
+        self.clip: Clip | None = next(filter(None, found), None)
         described = ", ".join(f"{count} of {name}" for name, count in self.shares.items())
         self.description = f"batches with {described}; evaluated on {self.validated}"
 

@@ -100,6 +100,8 @@ class SyntheticMixture(SyntheticHands):
         options: of :class:`~handrec.data.synthetic.SyntheticHands`; ``batch_size`` counts both.
     """
 
+    has_videos = False
+
     def __init__(
         self,
         hand: HandModel,

@@ -1,5 +1,6 @@
 """What all data sets on the disk share: root, checks, cached labels, crops, loaders."""
 
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from handrec.data.augment import Augmentation
+from handrec.data.clips import Clip, ClipTable, PicturesAndClips
 from handrec.data.crop_set import (
     Crop,
     CropBatch,
@@ -31,8 +33,10 @@ from handrec.errors import UserError
 from handrec.hand.base import HandModel
 from handrec.types import HandBatch
 
+logger = logging.getLogger(__name__)
+
 #: Raise whenever the same files give other labels: caches are keyed on it.
-LABELS_VERSION = 2
+LABELS_VERSION = 3
 
 #: Diagonal of the box around the joints of any hand, metres: others are in other units.
 HAND_SPAN = (0.03, 0.6)
@@ -73,7 +77,8 @@ class RealHands(HandDataModule):
         augmentation: of training batches; None for none.
         num_workers: processes that read images; 0 reads in the main one.
         cache_dir: where labels are kept.
-        label_share: of the training pictures that are shown, see ``data.share``.
+        label_share: of the training pictures that are shown, see ``data.share``; not of clips.
+        clip: of training batches, where the set has videos; None for single pictures only.
 
     Attributes:
         folders: names that the set's folder may have in ``$HANDREC_DATA``.
@@ -104,10 +109,16 @@ class RealHands(HandDataModule):
         num_workers: int = 2,
         cache_dir: str = ".cache/labels",
         label_share: float = 1.0,
+        clip: Clip | None = None,
     ) -> None:
         super().__init__()
         if min(image_size, batch_size) < 1 or box_scale <= 0:
             raise UserError("image_size, batch_size and box_scale must be positive")
+        if clip is not None:
+            if not self.has_videos:
+                raise UserError(f"{self.name}: its pictures are of no videos, so it has no clips")
+            clip.per_batch(batch_size)  # refuses what has no room, before anything is read
+        self.clip = clip
         self.given_root, self.cache_dir = root, Path(cache_dir)
         self.hand = hand
         self.image_size, self.batch_size = image_size, batch_size
@@ -217,12 +228,34 @@ class RealHands(HandDataModule):
             raise UserError(
                 f"{self.name}: the split {split} is empty, of {len(table):,} samples{hint}"
             )
-        if split == "train":
+        if split == "train" and self.clip is None:
             chosen = chosen[labelled_share(table.row[chosen], self.label_share)]
         return CropSet(
             self.root, table, chosen, self.image_size, self.crop, self.box_scale, self.masks,
             self.read_mask, augmentation,
         )  # fmt: skip
+
+    def _with_clips(self, crops: CropSet, clip: Clip) -> PicturesAndClips[CropBatch | str]:
+        """Return the training crops as single pictures, with clips of them in every batch."""
+        table = crops.table
+        clips = ClipTable(table.sequence[crops.samples], table.frame[crops.samples], clip)
+        if not len(clips.rows):
+            longest = int(table.sequence[crops.samples].unique(return_counts=True)[1].max())
+            hint = f"the longest has {longest}"
+            if clips.step and clip.stride % clips.step:
+                hint = f"most lie {clips.step} apart, --data.init_args.clip.stride={clips.step}"
+            raise UserError(
+                f"{self.name}: no video of the training split has {clip.length} frames with numbers"
+                f" {clip.stride} apart: {hint}"
+            )
+        if clips.lacking:
+            logger.warning(
+                "%s: %d of %d videos have no %d frames with numbers %d apart: no clips of them",
+                self.name, clips.lacking, clips.lacking + len(clips.counts), clip.length,
+                clip.stride,
+            )  # fmt: skip
+        pictures = labelled_share(table.row[crops.samples], self.label_share)
+        return PicturesAndClips(crops, pictures, clips, clip.per_batch(self.batch_size))
 
     @property
     def _labelled(self) -> bool:
@@ -270,9 +303,14 @@ class RealHands(HandDataModule):
                 f"{self.name}: batch_size {self.batch_size} is more than the {len(crops)} samples"
                 " of the training split"
             )
+        rows: Dataset[CropBatch | str] = crops
+        size = self.batch_size
+        if training and self.clip is not None:
+            rows = self._with_clips(crops, self.clip)
+            size -= self.clip.per_batch(size) * self.clip.length
         return self.loader(
-            crops,
-            self.batch_size,
+            rows,
+            size,
             training=training,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

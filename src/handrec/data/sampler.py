@@ -6,6 +6,7 @@ counts. Processes share the rows without overlap and without repeating one.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +25,19 @@ def generator_of(rows: Sequence[int]) -> torch.Generator | None:
     """Return a generator for what a batch brings beside its rows; None (torch's) without a seed."""
     seed = getattr(rows, "seed", None)
     return None if seed is None else torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def seeded(rows: Sequence[int]) -> Iterator[None]:
+    """Draw torch's numbers on the CPU by a batch's own seed, wherever it is fetched; if it has one.
+
+    They are others than those of :func:`generator_of`.
+    """
+    seed = getattr(rows, "seed", None)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(mix(seed, 1))
+        yield
 
 
 def mix(*numbers: int) -> int:

@@ -207,7 +207,7 @@ class Stream(IterableDataset[StreamBatch | str]):
         frame = torch.tensor([picture.frame for picture in pictures])
         sample_id = source * _FRAMES + frame
         moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(
-            torch.arange(count)
+            torch.arange(count), frame
         )  # fmt: skip
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         affines = np.stack([self._affine(picture, image) for _, picture, image in read])

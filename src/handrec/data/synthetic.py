@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 from handrec.data.appearance.base import Appearance
 from handrec.data.appearance.plain import Plain
 from handrec.data.augment import Augmentation
-from handrec.data.clips import Clip, PicturesAndClips
+from handrec.data.clips import Clip, ClipTable, PicturesAndClips
 from handrec.data.datamodule import HandDataModule
 from handrec.data.detector import PRESETS, Detector, estimate_blur
 from handrec.data.scenes import EVERY_VIEW, Scenes, Views, scene_camera
-from handrec.data.share import Shared, checked_share
+from handrec.data.share import Shared, checked_share, labelled_share
 from handrec.data.splits import SPLITS, SplitMaker
-from handrec.data.tables import SceneBatch, SceneTable
+from handrec.data.tables import Chained, SceneBatch, SceneTable
 from handrec.errors import UserError, not_negative
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
@@ -57,6 +57,7 @@ class SyntheticHands(HandDataModule):
     """
 
     name = "synthetic"
+    has_videos = True
 
     def __init__(
         self,
@@ -145,12 +146,14 @@ class SyntheticHands(HandDataModule):
         """Return the training split, shuffled; incomplete batches are dropped."""
         table = self.tables["train"]
         if self.clip is None:
-            rows = table if self.label_share == 1 else Shared(table, self.label_share)
-            return self._loader(rows, self.batch_size, shuffle=True)
-        clips = self.clip.per_batch(self.batch_size)
-        videos = self.tables["train_video"]
-        mixed = PicturesAndClips(table, videos, self.maker.frames, self.clip, clips)
-        return self._loader(mixed, self.batch_size - clips * self.clip.length, shuffle=True)
+            shown = table if self.label_share == 1 else Shared(table, self.label_share)
+            return self._loader(shown, self.batch_size, shuffle=True)
+        count = self.clip.per_batch(self.batch_size)
+        rows = Chained(table, self.tables["train_video"])
+        clips = ClipTable(rows.column("sequence"), rows.column("frame"), self.clip)
+        pictures = labelled_share(torch.arange(len(table)), self.label_share)
+        mixed = PicturesAndClips(rows, pictures, clips, count)
+        return self._loader(mixed, self.batch_size - count * self.clip.length, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation split, in order."""

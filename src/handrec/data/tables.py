@@ -127,6 +127,35 @@ class SceneTable(Dataset[SceneBatch]):
         )
 
 
+class Chained(Dataset[SceneBatch]):
+    """Two tables as one; in a batch the rows of the first come first.
+
+    Args:
+        first: its rows are numbered from 0.
+        second: its rows are numbered on.
+    """
+
+    def __init__(self, first: SceneTable, second: SceneTable) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitems__(self, indices: Sequence[int]) -> SceneBatch:
+        """Return the scenes of the given indices as one batch."""
+        rows, count = torch.as_tensor(indices), len(self.first)
+        own = rows < count
+        return join([self.first.rows(rows[own]), self.second.rows(rows[~own] - count)])
+
+    def column(self, name: str) -> Int[Tensor, " n"]:
+        """Return ``sequence`` or ``frame`` of all rows."""
+        tables = (self.first, self.second)
+        columns = [getattr(table.scenes, name) for table in tables]
+        if name == "sequence":
+            columns = [c + table.first for c, table in zip(columns, tables, strict=True)]
+        return torch.cat(columns)
+
+
 def join(batches: Sequence[SceneBatch]) -> SceneBatch:
     """Return batches as one, in order."""
     one, *_ = batches

@@ -89,10 +89,10 @@ class S2HANDVideo(S2HAND):
         """Refuse to train without clips, or with clips whose frames are too far apart."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None and getattr(data, "clip", None) is None:
-            raise UserError(
-                f"S2HANDVideo learns from clips, and {data.name} gives none: where the data has"
-                " the option, --data.init_args.clip.length=3"
-            )
+            remedy = "--data.init_args.clip.length=5 takes some from its videos"
+            if not getattr(data, "has_videos", False):
+                remedy = "docs/datasets.md says which data sets have some"
+            raise UserError(f"S2HANDVideo learns from clips, and {data.name} gives none: {remedy}")
         stride = getattr(getattr(data, "clip", None), "stride", 1)
         if stage == "fit" and stride > self.max_gap:
             raise UserError(
