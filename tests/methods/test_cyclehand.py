@@ -263,6 +263,23 @@ def test_sampled_hands_only_have_drawings(hand, batch, appearance):
     assert not {"returned", "photo_returned", "contrast"} & set(method.terms)
 
 
+def test_labelled_pictures_and_drawings_get_the_colours_of_unlabelled_ones(hand, batch, appearance):
+    red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 32, 32)
+    batch = batch._replace(image=torch.cat([batch.image[:4], red.expand(4, 3, 32, 32)]))
+    redness = {}
+    for share in (0.0, 1.0):
+        method = tiny_method(hand, appearance, flow=Flow(recolour=share))
+        shown, see = [], method.see
+        method.see = lambda x, see=see, shown=shown: shown.append(x.image) or see(x)
+        step(method, batch)
+        pictures, drawings = shown
+        assert torch.equal(pictures[4:], batch.image[4:])
+        assert torch.equal(pictures[:4], batch.image[:4]) == (share == 0)
+        redness[share] = [(x[:4, 0] - x[:4, 2]).mean() for x in (pictures, drawings)]
+    for before, after in zip(redness[0.0], redness[1.0], strict=True):
+        assert after > before + 0.1
+
+
 def test_drawings_leave_running_statistics_alone():
     norm = torch.nn.BatchNorm2d(2)
     with frozen_averages(norm):

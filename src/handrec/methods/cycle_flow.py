@@ -18,7 +18,7 @@ from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
 from handrec.models.base import Estimates
 from handrec.models.cycle_rotation import Turns, crop_to_box, sample_turns, turn_hand
-from handrec.models.cycle_scene import Own, Redrawn, Shares, recolour, redraw
+from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
 from handrec.render.base import Rasterizer
 from handrec.types import Camera, Hand, HandBatch, HandPrediction
 
@@ -40,6 +40,8 @@ class Flow:
         share: of a batch that is turned in each step.
         turns: by what.
         kept: what of the pictures remains.
+        recolour: share of the labelled pictures and of the drawings that get the colours of
+            unlabelled pictures, somewhat, see ``models.cycle_scene.recolour``.
         hands: ``reconstructed``, or ``sampled``: random poses and shapes instead, which makes the
             cycle plain training on further drawings (a baseline; no hand is turned back).
         margin: least and greatest side of a crop, in longer sides of the hand's box.
@@ -51,6 +53,7 @@ class Flow:
     share: float = 0.5
     turns: Turns = field(default_factory=Turns)
     kept: Shares = field(default_factory=Shares)
+    recolour: float = 0.5
     hands: Literal["reconstructed", "sampled"] = "reconstructed"
     margin: tuple[float, float] = (1.1, 1.3)
     smallest: float = 0.03
@@ -59,7 +62,8 @@ class Flow:
 
     def __post_init__(self) -> None:
         positive(self, share=self.share, margin=min(self.margin), tolerance=self.tolerance)
-        fraction(self, share=self.share, smallest=self.smallest, ramp=self.ramp)
+        fraction(self, share=self.share, recolour=self.recolour)
+        fraction(self, smallest=self.smallest, ramp=self.ramp)
 
 
 DEFAULT_FLOW = Flow()
@@ -171,8 +175,7 @@ def turn_and_draw(
     stage = Stage(model, posed, turned.pose, camera, seeds, rasterizer)
     picture = redraw(appearance, stage, own, flow.kept, generator)
     weight = (picture.mask.mean((1, 2, 3)) >= flow.smallest).float()
-    image = recolour(picture.image, source.image, flow.kept.colours, generator)
-    batch = _labelled(image, turned, camera, source, weight)
+    batch = _labelled(picture.image, turned, camera, source, weight)
     batch = batch._replace(mask=picture.mask, visibility=picture.visibility)
     return Turned(batch, rotation, centre, place, weight)
 

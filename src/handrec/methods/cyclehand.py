@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -46,7 +46,7 @@ from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, HeadFactory
-from handrec.models.cycle_scene import Own, Redrawn, without_hand
+from handrec.models.cycle_scene import Own, Redrawn, recolour, without_hand
 from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
 from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
@@ -205,6 +205,10 @@ class CycleHand(HandMethod):
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch of labelled and unlabelled pictures."""
         batch = without_absent(batch)
+        if self.phase == "cycle":
+            changed = self.recoloured(batch.image, batch)
+            labelled = _labelled(batch)[:, None, None, None]
+            batch = batch._replace(image=torch.where(labelled, changed, batch.image))
         sight = self.see(batch)
         looks = self.texture(sight.features)
         hands = sight.estimates.iterations[-1]
@@ -242,12 +246,19 @@ class CycleHand(HandMethod):
             appearance=self.appearance, progress=self.progress(), generator=generator,
         )  # fmt: skip
         turned = draw(flow=self.flow)
+        image = self.recoloured(turned.batch.image, batch)
+        turned = turned._replace(batch=turned.batch._replace(image=image))
         redrawn = draw(flow=replace(self.flow, turns=NO_TURN)).batch if self._redraws else None
         with frozen_averages(self.backbone, self.head):
             seen = self.see(turned.batch)
         returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
         trust = self._trust(sight, batch)[rows]
         return Cycle(rows, first, turned, seen, returned, trust, redrawn)
+
+    def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
+        """Return pictures of which some have the colours of a batch's unlabelled ones."""
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        return recolour(images, batch.image[~_labelled(batch)], self.flow.recolour, generator)
 
     @property
     def _redraws(self) -> bool:
@@ -384,6 +395,11 @@ class CycleHand(HandMethod):
         rest = [self.head, self.texture, *([self.tie] if self.phase == "cycle" else [])]
         steps = int(self.trainer.estimated_stepping_batches)
         return adamw_warmup_cosine(self.backbone.model, rest, self.optimization, steps, self.warmup)
+
+
+def _labelled(batch: HandBatch) -> Bool[Tensor, " b"]:
+    """Return which pictures have any label."""
+    return (batch.has_pose + batch.has_joints_3d + batch.has_vertices) > 0
 
 
 def _texture_terms(looks: Looks) -> dict[str, Tensor]:

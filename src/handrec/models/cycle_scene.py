@@ -45,14 +45,11 @@ class Shares:
         swap: share of those whose texture is another's of the batch.
         background: share drawn before their own picture, without the hand that was in it; others
             get a background of the appearance.
-        colours: share of drawings that are given the colours of their picture, somewhat, see
-            :func:`transfer_colours`; others look like the labelled pictures.
     """
 
     texture: float = 0.5
     swap: float = 0.3
     background: float = 0.5
-    colours: float = 0.5
 
 
 class Redrawn(Everyday):
@@ -119,23 +116,26 @@ def redraw(
 
 @torch.no_grad()
 def recolour(
-    drawn: Float[Tensor, "b 3 h w"],
-    pictures: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b 3 h w"],
+    others: Float[Tensor, "n 3 h w"],
     share: float,
     generator: torch.Generator,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Return drawings of which some have the colours of their pictures, to a random degree.
+    """Return pictures of which some have the colours of random others, to a random degree.
 
     Args:
-        drawn: RGB in [0, 1].
-        pictures: what each was drawn from.
-        share: of the drawings that change.
+        images: RGB in [0, 1].
+        others: of the domain to look like; without any nothing changes.
+        share: of the pictures that change.
         generator: source of all randomness, on the CPU.
     """
-    draw, count = Uniform(generator), len(drawn)
+    if not (share and len(others)):
+        return images
+    draw, count = Uniform(generator), len(images)
     degree = draw(0.0, 1.0, count) * (draw(0.0, 1.0, count) < share)
-    changed = transfer_colours(drawn, pictures).clamp(0, 1)
-    return torch.lerp(drawn, changed, degree.to(drawn)[:, None, None, None])
+    like = others[torch.randint(len(others), (count,), generator=generator).to(others.device)]
+    changed = transfer_colours(images, like).clamp(0, 1)
+    return torch.lerp(images, changed, degree.to(images)[:, None, None, None])
 
 
 def transfer_colours(
