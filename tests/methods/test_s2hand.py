@@ -365,7 +365,7 @@ def test_clip_losses_make_a_clip_consistent(hand, batch):
 def at_setup(method, **data):
     """Return the method at the start of a training on data with some attributes."""
     method._trainer = SimpleNamespace(
-        strategy=None, datamodule=SimpleNamespace(name="mine", **data)
+        strategy=None, datamodule=SimpleNamespace(**{"name": "mine", "batch_size": 32} | data)
     )
     method.setup("fit")
     return method
@@ -452,6 +452,13 @@ def test_steady_keypoints_teach_the_2d_branch_alone(hand, batch):
         moved = [n for n, p in video.named_parameters() if p.grad is not None and p.grad.any()]
         taught[name] = any(n.startswith("keypoints.") for n in moved)
     assert [name for name, reached in taught.items() if reached] == ["steady_keypoints"]
+
+
+def test_a_single_clip_has_no_texture_to_compare_with(hand, caplog):
+    for clips, size in ((1, 8), (2, 12)):
+        caplog.clear()
+        at_setup(method_of(hand, S2HANDVideo), clip=Clip(), batch_size=size)
+        assert ("same_texture compares clips" in caplog.text) == (clips == 1)
 
 
 def test_smooth_does_not_pull_on_the_size(hand, batch):

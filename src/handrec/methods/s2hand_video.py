@@ -5,12 +5,15 @@ The network is S2HAND's, frame by frame; only the training differs. The formulas
 are ours (docs/methods/s2hand.md).
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from handrec.data.clips import Clip
 from handrec.errors import UserError, positive
 from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
@@ -19,6 +22,8 @@ from handrec.methods.base import Method
 from handrec.methods.loading import load_method
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
 from handrec.types import HandBatch
+
+logger = logging.getLogger(__name__)
 
 #: A difference in the hand's scale that counts as much as a standard deviation of a coefficient.
 _SCALE_UNIT = 0.05
@@ -66,6 +71,8 @@ class S2HANDVideo(S2HAND):
         options: see :class:`~handrec.methods.s2hand.S2HAND`.
     """
 
+    weights: S2HANDVideoWeights
+
     def __init__(
         self,
         *,
@@ -86,19 +93,10 @@ class S2HANDVideo(S2HAND):
         self.start: tuple[Method, ...] = ()  # in a tuple: no part of this network's state
 
     def setup(self, stage: str) -> None:
-        """Refuse to train without clips, or with clips whose frames are too far apart."""
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None and getattr(data, "clip", None) is None:
-            remedy = "--data.init_args.clip.length=5 takes some from its videos"
-            if not getattr(data, "has_videos", False):
-                remedy = "docs/datasets.md says which data sets have some"
-            raise UserError(f"S2HANDVideo learns from clips, and {data.name} gives none: {remedy}")
-        stride = getattr(getattr(data, "clip", None), "stride", 1)
-        if stage == "fit" and stride > self.max_gap:
-            raise UserError(
-                f"clips with stride {stride}, and frames farther than max_gap {self.max_gap} apart"
-                f" are of two clips: nothing would be learnt from them, max_gap={stride} joins them"
-            )
+        """Refuse to train without clips; load the network at its start."""
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None:
+            self.check_clips(data)
         super().setup(stage)
         if stage == "fit" and self.steady:
             if self.checkpoint is None:
@@ -107,6 +105,26 @@ class S2HANDVideo(S2HAND):
                 )
             start = load_method(self.checkpoint)
             self.start = (start.eval().requires_grad_(False),)
+
+    def check_clips(self, data: Any) -> None:
+        """Refuse data without clips, and clips whose frames are too far apart."""
+        clip: Clip | None = getattr(data, "clip", None)
+        if clip is None:
+            remedy = "--data.init_args.clip.length=5 takes some from its videos"
+            if not getattr(data, "has_videos", False):
+                remedy = "docs/datasets.md says which data sets have some"
+            raise UserError(f"S2HANDVideo learns from clips, and {data.name} gives none: {remedy}")
+        if clip.stride > self.max_gap:
+            raise UserError(
+                f"clips with stride {clip.stride}, and frames farther than max_gap {self.max_gap}"
+                " apart are of two clips: nothing would be learnt from them,"
+                f" max_gap={clip.stride} joins them"
+            )
+        if self.weights.same_texture and clip.per_batch(data.batch_size) == 1:
+            rank_zero_only(logger.warning)(
+                "same_texture compares clips, and a batch has one: nothing is learnt from it;"
+                " a greater data.batch_size or clip.share gives more"
+            )
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""
