@@ -92,25 +92,31 @@ class Augmentation(nn.Module):
     def augment(self, batch: HandBatch) -> HandBatch:
         """Return the batch with image, intrinsics and labels changed alike, on its device."""
         batch = turn(batch, self.moves(batch.sequence, batch.frame))
-        changes = self.changes(len(batch.image), batch.image.shape[-1])
+        changes = self.changes(batch.sequence, batch.frame, batch.image.shape[-1])
         return batch._replace(image=changes.of_batch(batch.image))
 
     def moves(self, sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"]) -> Moves:
-        """Return random moves of some pictures, on the CPU.
-
-        The frames of a clip (rows after each other of one sequence, their numbers rising) are
-        moved alike.
-        """
+        """Return random moves of some pictures, those of a clip alike, on the CPU."""
         reach = torch.tensor([self.rotation, self.scale, self.shift, self.shift])
         drawn = (2 * torch.rand(4, len(sequence)) - 1) * reach[:, None]
-        begins = (sequence[1:] != sequence[:-1]) | (frame[1:] <= frame[:-1])
-        clip = torch.cat([begins.new_zeros(1), begins]).long().cumsum(0).cpu()
-        angle, scale, shift_x, shift_y = drawn[:, clip]
+        angle, scale, shift_x, shift_y = drawn[:, clip_numbers(sequence, frame)]
         return Moves(angle, 1 + scale, torch.stack([shift_x, shift_y], dim=1))
 
-    def changes(self, count: int, size: int) -> Changes:
-        """Return random changes of the colours of some pictures, on the CPU."""
-        return self.colours.draw(count, size)
+    def changes(self, sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"], size: int) -> Changes:
+        """Return random changes of the colours of some pictures, on the CPU.
+
+        Those of a clip are alike but for the noise: what the hand looks like stays.
+        """
+        return self.colours.draw(len(sequence), size).alike(clip_numbers(sequence, frame))
+
+
+def clip_numbers(sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Return the number of each row's clip, from 0, on the CPU.
+
+    Rows after each other of one sequence with rising frame numbers are a clip.
+    """
+    begins = (sequence[1:] != sequence[:-1]) | (frame[1:] <= frame[:-1])
+    return torch.cat([begins.new_zeros(1), begins]).long().cumsum(0).cpu()
 
 
 def turn(batch: HandBatch, moves: Moves) -> HandBatch:

@@ -40,6 +40,14 @@ class Changes(NamedTuple):
     start: Int[Tensor, " b"]
     strip: Float[Tensor, " s"]
 
+    def alike(self, kind: Int[Tensor, " b"]) -> "Changes":
+        """Return changes that give pictures of one kind the same colours; noise stays each's own.
+
+        Args:
+            kind: number of each picture's kind, below the number of pictures.
+        """
+        return self._replace(matrix=self.matrix[kind], lift=self.lift[kind], blur=self.blur[kind])
+
     def of_batch(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return a batch changed, on its device, in [0, 1]."""
         device, number = image.device, image[0].numel()

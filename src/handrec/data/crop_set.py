@@ -114,10 +114,9 @@ class CropSet(Dataset[CropBatch]):
         moves, changes = no_moves(count), None
         if self.augmentation is not None:
             with seeded(indices):
-                moves = self.augmentation.moves(
-                    self.table.sequence[chosen], self.table.frame[chosen]
-                )
-                changes = self.augmentation.changes(count, size)
+                place = self.table.sequence[chosen], self.table.frame[chosen]
+                moves = self.augmentation.moves(*place)
+                changes = self.augmentation.changes(*place, size)
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         picture = np.empty((count, size, size, 3), np.uint8)
         mask = np.zeros((count, size, size) if self.masks else (count, 0, 0), np.uint8)

@@ -206,15 +206,14 @@ class Stream(IterableDataset[StreamBatch | str]):
         source = torch.tensor([source.number for source, *_ in read])
         frame = torch.tensor([picture.frame for picture in pictures])
         sample_id = source * _FRAMES + frame
-        moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(
-            torch.arange(count), frame
-        )  # fmt: skip
+        place = torch.arange(count), frame  # pictures next to each other are no clip
+        moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(*place)
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         affines = np.stack([self._affine(picture, image) for _, picture, image in read])
         crops = [warp(read[i][2], affines[i] @ back[i], size) for i in range(count)]
         picture = np.stack(crops)
         if self.augmentation is not None:
-            self.augmentation.changes(count, size).of_pictures(picture)
+            self.augmentation.changes(*place, size).of_pictures(picture)
         return CropBatch(
             torch.from_numpy(picture),
             torch.zeros(count, 0, 0, dtype=torch.uint8),
