@@ -211,7 +211,7 @@ def test_videos_of_the_evaluation_have_temporal_figures(written):
     shake[:, 0] = 0  # relative to the wrist
     found = HandPrediction(
         batch.vertices, batch.joints_3d + shake, batch.keypoints_2d, batch.pose,
-        batch.betas, batch.translation, 0.5 + shake * 100,
+        batch.betas, batch.translation, texture=0.5 + shake * 100,
     )  # fmt: skip
     metrics = TemporalMetrics()
     metrics.update(found, batch)
