@@ -129,7 +129,8 @@ def main() -> None:
         print(rows[-1], flush=True)
         if chosen.out:
             config = {"scale": chosen.scale, "lrs": chosen.lrs}
-            name, seconds = f"HandMIM pre-training, {chosen.scale}", time.perf_counter() - start
+            name = ", ".join(["HandMIM pre-training", chosen.scale, *chosen.pretrain_options])
+            seconds = time.perf_counter() - start
             write_record(chosen.out, name, rows, config, seconds=seconds)
 
 
