@@ -117,8 +117,9 @@ def s2hand(hand, kind=S2HAND):
 
 
 def cycle(hand, phase="cycle", pairs="turned"):
+    flow = Flow(share=1.0, recolour=0.0)  # each process takes colours from its own pictures
     method = CycleHand(
-        backbone(), head(), hand, WarpRasterizer(), phase=phase, flow=Flow(share=1.0),
+        backbone(), head(), hand, WarpRasterizer(), phase=phase, flow=flow,
         weights=CycleHandWeights(distill=0.1, image=0.1), contrast=Contrast(pairs, prototypes=16),
         appearance=Redrawn(skins=1, backgrounds=ProceduralScenes(1)), texture_size=16,
     )  # fmt: skip
