@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from handrec.data.augment import Augmentation
+from handrec.data.augment import Augmentation, clip_numbers
 from handrec.data.colours import Changes, Colours, colour_map
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -111,7 +111,7 @@ def test_the_same_seed_draws_the_same():
     drawn = []
     for _ in range(2):
         torch.manual_seed(3)
-        drawn.append(Augmentation().changes(torch.arange(4), torch.zeros(4).long(), 16))
+        drawn.append(Augmentation().changes(torch.arange(4), 16))
     for one, other in zip(*drawn, strict=True):
         assert torch.equal(one, other)
 
@@ -120,10 +120,11 @@ def test_the_frames_of_a_clip_change_alike_but_for_the_noise():
     torch.manual_seed(0)
     sequence, frame = torch.tensor([7, 7, 7, 7, 3, 4]), torch.tensor([2, 3, 4, 1, 5, 5])
     image = torch.rand(1, 3, 16, 16).expand(6, -1, -1, -1)
-    clean = Augmentation(noise=0.0, blur=0.5).changes(sequence, frame, 16).of_batch(image)
+    clip = clip_numbers(sequence, frame)
+    clean = Augmentation(noise=0.0, blur=0.5).changes(clip, 16).of_batch(image)
     assert torch.equal(clean[:3], clean[:1].expand(3, -1, -1, -1))
     apart = (clean[2:, None] - clean[None, 2:]).abs().amax((2, 3, 4))
     assert apart.fill_diagonal_(1).min() > 1e-3  # a frame that comes earlier begins a new clip
-    noisy = Augmentation(noise=0.1).changes(torch.zeros(40).long(), torch.arange(40), 16)
+    noisy = Augmentation(noise=0.1).changes(torch.zeros(40).long(), 16)
     drawn = noisy.of_batch(image[:1].expand(40, -1, -1, -1))[noisy.noisy > 0]
     assert (drawn[1:] - drawn[:1]).abs().amax((1, 2, 3)).min() > 0.05

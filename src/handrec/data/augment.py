@@ -91,23 +91,32 @@ class Augmentation(nn.Module):
     @torch.no_grad()
     def augment(self, batch: HandBatch) -> HandBatch:
         """Return the batch with image, intrinsics and labels changed alike, on its device."""
-        batch = turn(batch, self.moves(batch.sequence, batch.frame))
-        changes = self.changes(batch.sequence, batch.frame, batch.image.shape[-1])
+        clip = clip_numbers(batch.sequence, batch.frame)
+        batch = turn(batch, self.moves(clip))
+        changes = self.changes(clip, batch.image.shape[-1])
         return batch._replace(image=changes.of_batch(batch.image))
 
-    def moves(self, sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"]) -> Moves:
-        """Return random moves of some pictures, those of a clip alike, on the CPU."""
+    def moves(self, clip: Int[Tensor, " b"]) -> Moves:
+        """Return random moves of some pictures, those of a clip alike, on the CPU.
+
+        Args:
+            clip: see :func:`clip_numbers`.
+        """
         reach = torch.tensor([self.rotation, self.scale, self.shift, self.shift])
-        drawn = (2 * torch.rand(4, len(sequence)) - 1) * reach[:, None]
-        angle, scale, shift_x, shift_y = drawn[:, clip_numbers(sequence, frame)]
+        drawn = (2 * torch.rand(4, len(clip)) - 1) * reach[:, None]
+        angle, scale, shift_x, shift_y = drawn[:, clip]
         return Moves(angle, 1 + scale, torch.stack([shift_x, shift_y], dim=1))
 
-    def changes(self, sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"], size: int) -> Changes:
+    def changes(self, clip: Int[Tensor, " b"], size: int) -> Changes:
         """Return random changes of the colours of some pictures, on the CPU.
 
         Those of a clip are alike but for the noise: what the hand looks like stays.
+
+        Args:
+            clip: see :func:`clip_numbers`.
+            size: of the pictures, pixels.
         """
-        return self.colours.draw(len(sequence), size).alike(clip_numbers(sequence, frame))
+        return self.colours.draw(len(clip), size).alike(clip)
 
 
 def clip_numbers(sequence: Int[Tensor, " b"], frame: Int[Tensor, " b"]) -> Int[Tensor, " b"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from handrec.data.augment import Augmentation, Moves, no_moves, turn_labels
+from handrec.data.augment import Augmentation, Moves, clip_numbers, no_moves, turn_labels
 from handrec.data.crops import Box, crop_affine, square_box, warp
 from handrec.data.decode import decode_for
 from handrec.data.labels import Labels, LabelTable
@@ -114,9 +114,9 @@ class CropSet(Dataset[CropBatch]):
         moves, changes = no_moves(count), None
         if self.augmentation is not None:
             with seeded(indices):
-                place = self.table.sequence[chosen], self.table.frame[chosen]
-                moves = self.augmentation.moves(*place)
-                changes = self.augmentation.changes(*place, size)
+                clip = clip_numbers(self.table.sequence[chosen], self.table.frame[chosen])
+                moves = self.augmentation.moves(clip)
+                changes = self.augmentation.changes(clip, size)
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         picture = np.empty((count, size, size, 3), np.uint8)
         mask = np.zeros((count, size, size) if self.masks else (count, 0, 0), np.uint8)

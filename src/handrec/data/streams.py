@@ -206,14 +206,14 @@ class Stream(IterableDataset[StreamBatch | str]):
         source = torch.tensor([source.number for source, *_ in read])
         frame = torch.tensor([picture.frame for picture in pictures])
         sample_id = source * _FRAMES + frame
-        place = torch.arange(count), frame  # pictures next to each other are no clip
-        moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(*place)
+        clip = torch.arange(count)  # pictures next to each other are none
+        moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(clip)
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         affines = np.stack([self._affine(picture, image) for _, picture, image in read])
         crops = [warp(read[i][2], affines[i] @ back[i], size) for i in range(count)]
         picture = np.stack(crops)
         if self.augmentation is not None:
-            self.augmentation.changes(*place, size).of_pictures(picture)
+            self.augmentation.changes(clip, size).of_pictures(picture)
         return CropBatch(
             torch.from_numpy(picture),
             torch.zeros(count, 0, 0, dtype=torch.uint8),
@@ -222,7 +222,7 @@ class Stream(IterableDataset[StreamBatch | str]):
             moves,
             _labels(pictures, [image.shape[:2] for *_, image in read]),
             sample_id,
-            sample_id,  # pictures next to each other are no clip
+            sample_id,  # as sequence: no clips here either
             frame,
         )
 

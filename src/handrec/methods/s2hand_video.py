@@ -17,7 +17,6 @@ from handrec.data.clips import Clip
 from handrec.errors import UserError, positive
 from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
-from handrec.losses.s2hand import PUBLISHED_SIZE
 from handrec.methods.base import Method
 from handrec.methods.loading import load_method
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
@@ -164,13 +163,15 @@ class S2HANDVideo(S2HAND):
         confident, before = s2hand.confident(batch.confidence), self.before(batch)
         answers = {"steady": (seen.hand.pose, before.hand.pose)}
         if seen.found is not None and before.found is not None:
-            answers["steady_keypoints"] = seen.found.keypoints[-1], before.found.keypoints[-1]
+            now, then = (
+                s2hand.to_published_pixels(found.keypoints[-1], batch.camera.image_size)
+                for found in (seen.found, before.found)
+            )
+            answers["steady_keypoints"] = now, then
         terms = {}
         for name, (now, then) in answers.items():
             target = temporal.straightened(then, clips, confident)
             terms[name] = temporal.follow_loss(now, target, clips, confident)
-        if "steady_keypoints" in terms:
-            terms["steady_keypoints"] *= PUBLISHED_SIZE / max(batch.camera.image_size)
         return terms
 
     @torch.no_grad()

@@ -144,7 +144,7 @@ def transfer_colours(
     """Return images with the mean and the covariance of other images' colours.
 
     The linear map that moves colours least (Monge-Kantorovich; F. Pitie and A. Kokaram, CVMP 2007):
-    ``T = A^-1/2 (A^1/2 B A^1/2)^1/2 A^-1/2`` for covariances ``A`` and ``B``.
+    ``T = L^-T (L^T B L)^1/2 L^-1`` for covariances ``A = L L^T`` and ``B``.
 
     Args:
         image: RGB.
@@ -154,9 +154,11 @@ def transfer_colours(
         pixels = image.float().flatten(2)
         mean, covariance = _colour_statistics(pixels)
         wanted_mean, wanted = _colour_statistics(like.float().flatten(2))
-        root, inverse = _matrix_power(covariance, 0.5), _matrix_power(covariance, -0.5)
-        change = inverse @ _matrix_power(root @ wanted @ root, 0.5) @ inverse
-        return (change @ (pixels - mean) + wanted_mean).view_as(image)
+        root = torch.linalg.cholesky_ex(covariance).L
+        inverse = torch.linalg.inv_ex(root).inverse
+        change = inverse.mT @ _square_root(root.mT @ wanted @ root) @ inverse
+        changed: Tensor = change @ (pixels - mean) + wanted_mean
+    return changed.view_as(image)
 
 
 def _colour_statistics(pixels: Float[Tensor, "b 3 n"]) -> tuple[Tensor, Tensor]:
@@ -167,11 +169,11 @@ def _colour_statistics(pixels: Float[Tensor, "b 3 n"]) -> tuple[Tensor, Tensor]:
     return mean, apart @ apart.mT / pixels.shape[2] + least
 
 
-def _matrix_power(matrix: Float[Tensor, "b 3 3"], power: float) -> Float[Tensor, "b 3 3"]:
-    """Return a power of symmetric, positive definite matrices."""
+def _square_root(matrix: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3 3"]:
+    """Return the root of symmetric, positive definite matrices."""
     values, vectors = torch.linalg.eigh(matrix)
-    raised: Tensor = (vectors * values.clamp(min=_LEAST_VARIANCE**2)[:, None] ** power) @ vectors.mT
-    return raised
+    root: Tensor = (vectors * values.clamp(min=0)[:, None].sqrt()) @ vectors.mT
+    return root
 
 
 @torch.no_grad()
