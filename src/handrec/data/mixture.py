@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -167,6 +168,11 @@ def without_labels(batch: HandBatch) -> HandBatch:
     absent = {flag: torch.zeros_like(getattr(batch, flag)) for flag in _LABELS}
     absent["confidence"] = torch.zeros_like(batch.confidence)
     return without_absent(batch._replace(**absent))
+
+
+def labelled(batch: HandBatch) -> Bool[Tensor, " b"]:
+    """Return which pictures have a 3D label."""
+    return (batch.has_pose + batch.has_joints_3d + batch.has_vertices) > 0
 
 
 def without_absent(batch: HandBatch) -> HandBatch:

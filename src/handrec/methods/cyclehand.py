@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from handrec.data.mixture import without_absent
+from handrec.data.mixture import labelled, without_absent
 from handrec.errors import UserError
 from handrec.geometry.camera import resize_camera
 from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
@@ -207,8 +207,8 @@ class CycleHand(HandMethod):
         batch = without_absent(batch)
         if self.phase == "cycle":
             changed = self.recoloured(batch.image, batch)
-            labelled = _labelled(batch)[:, None, None, None]
-            batch = batch._replace(image=torch.where(labelled, changed, batch.image))
+            known = labelled(batch)[:, None, None, None]
+            batch = batch._replace(image=torch.where(known, changed, batch.image))
         sight = self.see(batch)
         looks = self.texture(sight.features)
         hands = sight.estimates.iterations[-1]
@@ -258,7 +258,7 @@ class CycleHand(HandMethod):
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
         """Return pictures of which some have the colours of a batch's unlabelled ones."""
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return recolour(images, batch.image[~_labelled(batch)], self.flow.recolour, generator)
+        return recolour(images, batch.image[~labelled(batch)], self.flow.recolour, generator)
 
     @property
     def _redraws(self) -> bool:
@@ -395,11 +395,6 @@ class CycleHand(HandMethod):
         rest = [self.head, self.texture, *([self.tie] if self.phase == "cycle" else [])]
         steps = int(self.trainer.estimated_stepping_batches)
         return adamw_warmup_cosine(self.backbone.model, rest, self.optimization, steps, self.warmup)
-
-
-def _labelled(batch: HandBatch) -> Bool[Tensor, " b"]:
-    """Return which pictures have any label."""
-    return (batch.has_pose + batch.has_joints_3d + batch.has_vertices) > 0
 
 
 def _texture_terms(looks: Looks) -> dict[str, Tensor]:
