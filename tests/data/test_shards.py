@@ -15,6 +15,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from tests.sets import SIZE, drawn, hand_model
 
@@ -87,6 +88,21 @@ def test_epochs_go_on_through_the_data(shards):
     assert len(loader) == 3
     seen = {n for _ in range(4) for n in numbers(loader)}
     assert len(seen) == 24
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_training_does_not_begin_with_what_it_has_had(shards, workers):
+    def first_pictures(so_far):
+        data = module(shards, num_workers=workers, buffer=30)
+        data.setup("fit")
+        data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        stream = iter(data.train_dataloader())  # Lightning has it before it knows how far it is
+        data.trainer.fit_loop.epoch_loop.batch_progress.total.ready = so_far
+        return numbers([next(stream) for _ in range(6)])
+
+    assert first_pictures(0) == first_pictures(0)
+    assert first_pictures(100) == first_pictures(100)
+    assert first_pictures(0) != first_pictures(100)
 
 
 def test_validation_is_held_out_in_order_and_bounded(shards):

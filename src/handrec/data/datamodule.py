@@ -77,7 +77,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
         """
         batches = self._batches(len(rows), batch_size, training)  # type: ignore[arg-type]
         workers = options.get("num_workers", 0)
-        return _Later(
+        return Later(
             rows,
             batch_sampler=batches,
             persistent_workers=workers > 0,
@@ -103,7 +103,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
         return TrainingBatches(rows, batch_size, global_seed(), position, rank, processes)
 
 
-class _Later(DataLoader[Any]):
+class Later(DataLoader[Any]):
     """Fetches nothing before the first batch is asked for.
 
     Lightning wants an iterator before it knows how far a resumed training is, and workers would

@@ -3,15 +3,17 @@
 import hashlib
 import logging
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from handrec.data.augment import Augmentation
 from handrec.data.columns import hashed_share
 from handrec.data.crop_set import CropBatch, to_hand_batch
-from handrec.data.datamodule import HandDataModule
+from handrec.data.datamodule import HandDataModule, Later
+from handrec.data.sampler import batches_so_far, global_seed, mix
 from handrec.data.streams import Reader, Source, Stream, StreamBatch
 from handrec.errors import UserError
 from handrec.hand.base import HandModel
@@ -24,6 +26,9 @@ _SHOWN = 10  # faults that are logged one by one
 
 class StreamedImages(HandDataModule):
     """A data set of pictures in a stream: unlabelled, or with boxes and 2D keypoints.
+
+    A resumed training does not read again what it has had to find its place, which could take as
+    long as the training: it begins anew, in the order of another seed.
 
     Args:
         hand: the method's hand model; its topology is what absent vertices have.
@@ -123,7 +128,12 @@ class StreamedImages(HandDataModule):
             self.sources["train"], self.reader(), self.image_size, self.batch_size, self.box_scale,
             batches, self.buffer, self.augmentation, (process, processes),
         )  # fmt: skip
-        return self._loader(stream, self.num_workers)
+
+        def seed() -> int:
+            so_far = 0 if self.trainer is None else batches_so_far(self.trainer)
+            return mix(global_seed(), so_far, process, processes)
+
+        return self._loader(stream, self.num_workers, _Anew, seed=seed)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return pictures of the held out sources, in order; every process reads all of them."""
@@ -179,15 +189,40 @@ class StreamedImages(HandDataModule):
             total += _earlier(source.stop, number) - source.start
         return total
 
-    def _loader(self, stream: Dataset[Any], workers: int) -> DataLoader[Any]:
-        return DataLoader(
+    def _loader(
+        self,
+        stream: Stream,
+        workers: int,
+        kind: type[DataLoader[Any]] = DataLoader,
+        **options: Any,
+    ) -> DataLoader[Any]:
+        return kind(
             stream,
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_as_is,
+            **options,
         )
+
+
+class _Anew(Later):
+    """Gives a stream the seed of its order when it begins.
+
+    Args:
+        dataset: the stream.
+        seed: says the seed.
+        options: of torch's ``DataLoader``.
+    """
+
+    def __init__(self, dataset: Stream, seed: Callable[[], int], **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.stream, self.seed = dataset, seed
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.stream.seed = self.seed()
+        yield from super().__iter__()
 
 
 def _earlier(stop: int | None, other: int) -> int:

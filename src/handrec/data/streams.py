@@ -23,6 +23,7 @@ from handrec.data.crop_set import CropBatch
 from handrec.data.crops import Box, crop_affine, default_intrinsics, square_box, warp
 from handrec.data.decode import decode
 from handrec.data.labels import Labels, no_labels
+from handrec.data.sampler import mix
 from handrec.errors import UserError
 
 
@@ -107,6 +108,9 @@ class Stream(IterableDataset[StreamBatch | str]):
         buffer: encoded pictures to draw the next one from.
         augmentation: of the crops.
         process: number of this process and of all processes that share the sources.
+
+    Attributes:
+        seed: of the order in which an endless stream is read, see ``StreamedImages``.
     """
 
     def __init__(
@@ -126,6 +130,7 @@ class Stream(IterableDataset[StreamBatch | str]):
         self.size, self.batch_size, self.box_scale = size, batch_size, box_scale
         self.batches, self.buffer, self.augmentation = batches, buffer, augmentation
         self.process = process
+        self.seed = 0
         self._endless: Iterator[StreamBatch | str] | None = None
 
     def __len__(self) -> int:
@@ -147,7 +152,7 @@ class Stream(IterableDataset[StreamBatch | str]):
             return
         wanted = self.batches // workers + (number < self.batches % workers)
         if self._endless is None:  # workers live on: an epoch goes on where the last one ended
-            chance = random.Random(int(torch.randint(2**62, ())))
+            chance = random.Random(mix(self.seed, number))
             self._endless = self._batches(self._again_and_again(share, chance))
         yield from islice(self._endless, wanted)
 
