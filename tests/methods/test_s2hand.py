@@ -13,6 +13,7 @@ import torch
 from tests.standins import standin_mano
 from torch.optim import Adam
 
+from handrec.data.augment import Augmentation
 from handrec.data.clips import Clip
 from handrec.data.synthetic import SyntheticHands
 from handrec.errors import UserError
@@ -21,11 +22,12 @@ from handrec.hand.openhand import OpenHand
 from handrec.losses.s2hand import confident
 from handrec.losses.temporal import find_clips, follow_loss, straightened
 from handrec.methods import s2hand_video
-from handrec.methods.s2hand import S2HAND, Ramp, S2HANDWeights, load_parts
+from handrec.methods.s2hand import S2HAND, Ramp, S2HANDWeights, heatmap_terms, load_parts
 from handrec.methods.s2hand_keypoints import S2HANDKeypoints
 from handrec.methods.s2hand_video import S2HANDVideo, S2HANDVideoWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.hourglass import Hourglass
+from handrec.models.keypoints import Found, KeypointNetwork, soft_argmax
 from handrec.models.s2hand import S2HandRegressor
 from handrec.models.s2hand_appearance import AppearanceHead, draw_hand
 from handrec.render.lights import Light
@@ -454,6 +456,38 @@ def test_steady_keypoints_teach_the_2d_branch_alone(hand, batch):
         moved = [n for n, p in video.named_parameters() if p.grad is not None and p.grad.any()]
         taught[name] = any(n.startswith("keypoints.") for n in moved)
     assert [name for name, reached in taught.items() if reached] == ["steady_keypoints"]
+
+
+class Spot(KeypointNetwork):
+    """Finds every joint where the image is bright."""
+
+    def find(self, image):
+        maps = (20 * image.mean(1, keepdim=True)).expand(-1, 21, -1, -1)
+        return Found(soft_argmax(maps, 1, upsample=False)[None], maps[None], 1)
+
+
+def test_keypoints_of_disturbed_frames_are_given_where_they_are_undisturbed(hand, batch):
+    torch.manual_seed(0)
+    image, place = torch.zeros(8, 3, SIZE, SIZE), torch.randint(12, 20, (8, 2))
+    for picture, (x, y) in zip(image, place.tolist(), strict=True):
+        picture[:, y - 1 : y + 2, x - 1 : x + 2] = 1.0
+    disturb = Augmentation(rotation=30.0, scale=0.1, shift=0.1, noise=0.0)
+    video = method_of(hand, S2HANDVideo, keypoints=Spot(), disturb=disturb)
+    at = (place + 0.5)[:, None].expand(-1, 21, -1)
+    found = video.find(image)
+    assert (found.keypoints[0] - at).abs().max() < 0.6
+    assert (soft_argmax(found.maps[0], 1, upsample=False) - at).norm(dim=2).max() > 2
+    # The likelihood looks for the detections where the disturbed picture has them.
+    sure = batch._replace(image=image, keypoints_2d=at, confidence=torch.ones(8, 21))
+    right, wrong = (
+        heatmap_terms(x, sure, S2HANDWeights(likelihood=1.0))["likelihood"]
+        for x in (found, found._replace(warp=None))
+    )
+    assert right < wrong - 3
+    evaluated = video.eval().find(image)
+    assert evaluated.warp is None
+    assert torch.equal(evaluated.maps, Spot().find(image).maps)
+    assert method_of(hand, S2HANDVideo, keypoints=None, disturb=disturb).find(image) is None
 
 
 def test_a_single_clip_has_no_texture_to_compare_with(hand, caplog):

@@ -175,6 +175,7 @@ def look(
     import torch
 
     from handrec.data.augment import no_moves, turn
+    from handrec.geometry.camera import move_pixels
 
     count, size = len(batch.image), batch.image.shape[-1]
     looks = []
@@ -182,7 +183,7 @@ def look(
         moves = no_moves(count)._replace(angle=torch.full((count,), math.radians(angle)))
         found = find(turn(batch, moves)).float().cpu()
         back = torch.linalg.inv(moves.matrix(size))
-        looks.append(found @ back[:, :2, :2].mT + back[:, None, :2, 2])
+        looks.append(move_pixels(found, back))
     looks_ = torch.stack(looks)
     keypoints = looks_.median(0).values
     apart = (looks_ - keypoints).norm(dim=-1).mean(0)
@@ -222,6 +223,7 @@ def _found(photos: "Photos", find: "Finder", device: Any) -> "Iterator[Found]":
     import torch
     from rich.progress import track
 
+    from handrec.geometry.camera import move_pixels
     from handrec.types import HandBatch
 
     loader = photos.predict_dataloader()
@@ -230,7 +232,7 @@ def _found(photos: "Photos", find: "Finder", device: Any) -> "Iterator[Found]":
             batch = HandBatch(*(field.to(device) for field in loaded))
             keypoints, confidence = look(find, batch)
             affine = batch.crop_to_image.cpu()
-            keypoints = keypoints @ affine[:, :2, :2].mT + affine[:, None, :2, 2]
+            keypoints = move_pixels(keypoints, affine)
             for i, number in enumerate(batch.sample_id.tolist()):
                 item = photos.items[number]
                 whole = item.box == (0.0, 0.0, float(item.image_size[1]), float(item.image_size[0]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from handrec.data.colours import Changes, Colours
 from handrec.errors import fraction, not_negative
-from handrec.geometry.camera import project
+from handrec.geometry.camera import move_pixels, project
 from handrec.types import HandBatch
 
 
@@ -96,6 +96,20 @@ class Augmentation(nn.Module):
         changes = self.changes(clip, batch.image.shape[-1])
         return batch._replace(image=changes.of_batch(batch.image))
 
+    @torch.no_grad()
+    def disturb(
+        self, image: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 3"]]:
+        """Return pictures changed, each on its own, and the warps of their pixels.
+
+        Args:
+            image: RGB in [0, 1], of equal width and height.
+        """
+        rows, size = torch.arange(len(image)), image.shape[-1]
+        warp = self.moves(rows).matrix(size).to(image.device)
+        with torch.autocast(image.device.type, enabled=False):  # places on pictures are float32
+            return self.changes(rows, size).of_batch(_resample(image, warp)), warp
+
     def moves(self, clip: Int[Tensor, " b"]) -> Moves:
         """Return random moves of some pictures, those of a clip alike, on the CPU.
 
@@ -160,7 +174,7 @@ def turn_labels(batch: HandBatch, moves: Moves) -> HandBatch:
     wrist = batch.joints_3d[:, 0] - batch.translation  # the rest wrist, fixed under rotation
     translation = (turn_3d @ batch.joints_3d[:, 0, :, None])[..., 0] - wrist
     root = turn_3d @ batch.pose[:, 0]
-    keypoints = batch.keypoints_2d @ warp[:, :2, :2].mT + warp[:, None, :2, 2]
+    keypoints = move_pixels(batch.keypoints_2d, warp)
     joints = batch.joints_3d @ turn_3d.mT
     # Detected keypoints may be astray: where there are true joints, they say what is in the crop.
     exact = (batch.has_joints_3d > 0)[:, None, None]

@@ -36,6 +36,20 @@ def project(
     return torch.stack(pixels, dim=-1)
 
 
+def move_pixels(
+    points: Float[Tensor, "*s b n 2"], warp: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "*s b n 2"]:
+    """Return where a warp of pictures brings points on them.
+
+    Args:
+        points: pixels.
+        warp: affine, from the pixels of a picture to those of the warped one.
+    """
+    x, y = points[..., :1], points[..., 1:]
+    # Written out, as in :func:`project`.
+    return x * warp[:, None, :2, 0] + y * warp[:, None, :2, 1] + warp[:, None, :2, 2]
+
+
 def resize_camera(camera: Camera, image_size: tuple[int, int]) -> Camera:
     """Return the camera of the same view at another resolution.
 

@@ -21,6 +21,7 @@ from torch.optim import Adam
 from torchmetrics import MeanMetric
 
 from handrec.errors import UserError, fraction, not_negative, positive
+from handrec.geometry.camera import move_pixels
 from handrec.hand.anatomy import rest_hand
 from handrec.hand.base import HandModel
 from handrec.losses import photometric, s2hand
@@ -224,10 +225,14 @@ class S2HAND(HandMethod):
                 layer.eval()
         return self
 
+    def find(self, image: Float[Tensor, "b 3 h w"]) -> Found | None:
+        """Return what the 2D branch says of images; None without one."""
+        return self.keypoints.find(image) if self.keypoints else None
+
     def see(self, batch: HandBatch) -> Seen:
         """Return what every branch says of the images."""
         features = self.backbone.encode(batch.image)
-        found = self.keypoints.find(batch.image) if self.keypoints else None
+        found = self.find(batch.image)
         last = None if found is None else found.keypoints[-1]
         hand = self.regressor.regress(features, batch.camera, last)
         return Seen(hand, found, self.appearance.look(features) if self.appearance else None)
@@ -363,6 +368,8 @@ def heatmap_terms(found: Found, batch: HandBatch, weights: S2HANDWeights) -> dic
     stacks, aim = (s2hand.to_published_pixels(x, size) for x in (found.keypoints, detected))
     terms = {"heatmaps": s2hand.heatmap_loss(stacks, aim, confidence)}
     if weights.likelihood:
+        if found.warp is not None:
+            detected = move_pixels(detected, found.warp)
         terms["likelihood"] = s2hand.likelihood_loss(found.maps, detected, confidence, found.stride)
     return terms
 

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from handrec.data.augment import Augmentation
 from handrec.data.clips import Clip
 from handrec.errors import UserError, positive
+from handrec.geometry.camera import move_pixels
 from handrec.hand.joints import PALM
 from handrec.losses import photometric, s2hand, temporal
 from handrec.methods.base import Method
 from handrec.methods.loading import load_method
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
+from handrec.models.keypoints import Found
 from handrec.types import HandBatch
 
 logger = logging.getLogger(__name__)
@@ -67,6 +71,9 @@ class S2HANDVideo(S2HAND):
         checkpoint: of a run of ``s2hand``: all branches start from it.
         frozen_norm: frames of a clip look alike: by the statistics of a batch with few scenes the
             network would learn what it cannot see in evaluation.
+        disturb: how what the 2D branch is shown differs from frame to frame in training, beside the
+            augmentation of the data, which is one for a clip: it is to say the same. None for
+            nothing.
         options: see :class:`~handrec.methods.s2hand.S2HAND`.
     """
 
@@ -80,10 +87,12 @@ class S2HANDVideo(S2HAND):
         max_gap: int = 4,
         checkpoint: str | None = None,
         frozen_norm: bool = True,
+        disturb: Augmentation | None = None,
         **options: Any,
     ) -> None:
         super().__init__(weights=weights, frozen_norm=frozen_norm, **options)
         positive(self, max_gap=max_gap)
+        self.disturb = disturb
         self.include_global, self.max_gap = include_global, max_gap
         branches = ("backbone.", "regressor.", "appearance.", "keypoints.")
         own = [name for name in branches if getattr(self, name[:-1]) is not None]
@@ -124,6 +133,17 @@ class S2HANDVideo(S2HAND):
                 "same_texture compares clips, and a batch has one: nothing is learnt from it;"
                 " a greater data.batch_size or clip.share gives more"
             )
+
+    def find(self, image: Float[Tensor, "b 3 h w"]) -> Found | None:
+        """Return what the 2D branch says of images, in training from disturbed ones."""
+        if self.disturb is None or not self.training:
+            return super().find(image)
+        disturbed, warp = self.disturb.disturb(image)
+        found = super().find(disturbed)
+        if found is None:
+            return None
+        back = torch.linalg.inv(warp)
+        return found._replace(keypoints=move_pixels(found.keypoints, back), warp=warp)
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""

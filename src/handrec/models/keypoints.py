@@ -21,11 +21,13 @@ class Found(NamedTuple):
         keypoints: crop pixels, float32.
         maps: logits of the heat maps.
         stride: pixels along a side of their cells, which tile the image.
+        warp: from pixels of the image to those that the maps tile, where these are not the same.
     """
 
     keypoints: Float[Tensor, "s b 21 2"]
     maps: Float[Tensor, "s b 21 h w"]
     stride: int
+    warp: Float[Tensor, "b 3 3"] | None = None
 
 
 class KeypointNetwork(Compilable, ABC):
