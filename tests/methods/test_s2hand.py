@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -69,18 +70,17 @@ def method_of(hand, kind=S2HAND, **arguments):
     torch.manual_seed(0)
     options = {"depth": 1, "embed_dim": 48, "num_heads": 2, "patch_size": 8}
     backbone = TimmBackbone("vit_tiny_patch16_224", SIZE, stem="conv", options=options)
-    regressor = partial(
-        S2HandRegressor, rotation="sixd", camera="weak", widths=(128, 128),
-        base_rotation=(0.0, 0.0, 1.5707963),
-    )  # fmt: skip
     arguments = {
+        "regressor": partial(
+            S2HandRegressor, rotation="sixd", camera="weak", widths=(128, 128),
+            base_rotation=(0.0, 0.0, 1.5707963),
+        ),
         "appearance": AppearanceHead,
         "keypoints": Hourglass(1, 16, 2, 1, upsample=False),
         "texture_gate": 0.0,
         "ramp": NOW,
-    } | arguments
-    method = kind(backbone=backbone, regressor=regressor, hand=hand, rasterizer=WarpRasterizer(),
-                  **arguments)  # fmt: skip
+    } | arguments  # fmt: skip
+    method = kind(backbone=backbone, hand=hand, rasterizer=WarpRasterizer(), **arguments)
     method.log_losses = lambda *_: None  # there is no trainer
     method.progress = lambda: 0.5
     return method
@@ -472,22 +472,29 @@ def test_keypoints_of_disturbed_frames_are_given_where_they_are_undisturbed(hand
     for picture, (x, y) in zip(image, place.tolist(), strict=True):
         picture[:, y - 1 : y + 2, x - 1 : x + 2] = 1.0
     disturb = Augmentation(rotation=30.0, scale=0.1, shift=0.1, noise=0.0)
-    video = method_of(hand, S2HANDVideo, keypoints=Spot(), disturb=disturb)
+    lift = partial(S2HandRegressor, camera="weak", widths=(32, 32), cells=2, lift=True)
+    video = method_of(
+        hand, S2HANDVideo, keypoints=Spot(), disturb=disturb, regressor=lift, appearance=None
+    )
     at = (place + 0.5)[:, None].expand(-1, 21, -1)
-    found = video.find(image)
+    sure = batch._replace(image=image, keypoints_2d=at, confidence=torch.ones(8, 21))
+    lifted = Mock(wraps=video.regressor.regress)
+    video.regressor.regress = lifted
+    found = video.see(sure).found
     assert (found.keypoints[0] - at).abs().max() < 0.6
     assert (soft_argmax(found.maps[0], 1, upsample=False) - at).norm(dim=2).max() > 2
     # The likelihood looks for the detections where the disturbed picture has them.
-    sure = batch._replace(image=image, keypoints_2d=at, confidence=torch.ones(8, 21))
     right, wrong = (
         heatmap_terms(x, sure, S2HANDWeights(likelihood=1.0))["likelihood"]
         for x in (found, found._replace(warp=None))
     )
     assert right < wrong - 3
-    evaluated = video.eval().find(image)
-    assert evaluated.warp is None
-    assert torch.equal(evaluated.maps, Spot().find(image).maps)
-    assert method_of(hand, S2HANDVideo, keypoints=None, disturb=disturb).find(image) is None
+    # The 3D branch lifts what it will be given in evaluation, when nothing is disturbed.
+    evaluated = video.eval().see(sure)
+    assert evaluated.found.warp is None
+    given, wanted = (call.args[2] for call in lifted.call_args_list)
+    assert torch.equal(given, wanted)
+    assert torch.equal(wanted, Spot().find(image).keypoints[0])
 
 
 def test_a_single_clip_has_no_texture_to_compare_with(hand, caplog):
