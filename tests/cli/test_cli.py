@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_lightning.loggers import WandbLogger
 
 from handrec.cli import loggers
 from handrec.cli.command_line import PHOTOS, VIDEO_WRITER, VIDEOS, WRITER, expand
@@ -369,8 +370,17 @@ def test_a_server_that_does_not_answer_is_waited_for_briefly(monkeypatch):
 @pytest.mark.slow
 def test_wandb_mirrors_the_run_offline_and_quietly(workspace, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    sent, send = [], WandbLogger.log_hyperparams
+
+    def note(logger, values):
+        sent.append(values)
+        send(logger, values)
+
+    monkeypatch.setattr(WandbLogger, "log_hyperparams", note)
     assert main(["fit", "--exp=dummy", "--scale=cpu"]) == 0
     run = Path("lightning_logs/dummy/version_0")
+    whole = [values["config"] for values in sent if "config" in values]
+    assert whole == [yaml.safe_load((run / "config.yaml").read_text())]
     assert (run / "config.yaml").is_file()  # the CSV logger owns the run directory
     assert list(run.glob("wandb/offline-run-*/*.wandb"))
     captured = capfd.readouterr()

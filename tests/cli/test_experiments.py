@@ -205,6 +205,7 @@ def test_every_experiment_trains_and_tests(name, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main(["fit", f"--exp={name}", "--scale=smoke"]) == 0
+    assert list(Path("lightning_logs", name, "version_0", "pictures").glob("epoch_*.png"))
     assert main(["test", f"--run={name}"]) == 0
     out = capfd.readouterr().out
     hands = name not in ("handmim_pretrain", "s2hand_keypoints")  # those reconstruct none

@@ -311,3 +311,23 @@ def test_masks_do_not_exceed_what_is_gathered():
         assert masks.weight.sum().item() == pytest.approx(
             distil.patch_weights(masks.mask).sum().item()
         )
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_masked_patches_are_filled_in_from_the_decoder(normalise):
+    (batch,) = batches(1)
+    pretrain = method(normalise_pixels=normalise).eval()
+    nn.init.zeros_(pretrain.decoder.weight)
+    nn.init.constant_(pretrain.decoder.bias, 0.25)  # whatever the student sees
+    mask = torch.zeros(4, 16)
+    mask[:, 5] = 1  # second row, second column of patches of 8 pixels
+    filled = pretrain.fill_in(batch.image, mask)
+    patch = batch.image[:, :, 8:16, 8:16]
+    expected = torch.full_like(patch, 0.25)
+    if normalise:
+        mean, spread = (f(patch.flatten(1), 1) for f in (torch.mean, torch.std))
+        expected = (mean + 0.25 * spread).view(-1, 1, 1, 1).expand_as(patch)
+    torch.testing.assert_close(filled[:, :, 8:16, 8:16], expected, rtol=1e-4, atol=1e-4)
+    around = torch.ones(32, 32, dtype=torch.bool)
+    around[8:16, 8:16] = False
+    assert torch.equal(filled[:, :, around], batch.image[:, :, around])

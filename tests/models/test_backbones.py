@@ -96,3 +96,20 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
     save_file({"nothing.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"does not fit the backbone: \d+ parameters missing"):
         TimmBackbone("resnet18", checkpoint=str(tmp_path / "other.safetensors"))
+
+
+def test_the_class_tokens_attention_is_what_timm_computes():
+    torch.manual_seed(0)
+    options = {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8}
+    backbone = TimmBackbone("vit_tiny_patch16_224", 32, options=options).eval()
+    image, seen = torch.rand(2, 3, 32, 24), []
+    attention = backbone.model.blocks[-1].attn
+    attention.fused_attn = False  # then the shares pass through a layer of their own
+    attention.attn_drop.register_forward_hook(lambda layer, given, shares: seen.append(shares))
+    with torch.no_grad():
+        backbone.encode(image)
+        found = backbone.class_attention(image)
+    expected = seen[0][:, :, 0, 1:].mean(1).view(2, 4, 3)
+    torch.testing.assert_close(found, expected)
+    assert expected.std() > 1e-4
+    assert TimmBackbone("resnet10t", 32).class_attention(image) is None

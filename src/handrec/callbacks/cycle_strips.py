@@ -1,12 +1,11 @@
 """Strips of CycleHand's flow, written while it trains."""
 
-from pathlib import Path
 from typing import Any
 
-import cv2
 import pytorch_lightning as pl
 import torch
 
+from handrec.callbacks.pictures import keep_picture
 from handrec.data.photos import Photos
 from handrec.errors import UserError
 from handrec.methods.cycle_flow import pick_batch
@@ -73,18 +72,10 @@ class CycleStrips(pl.Callback):
         if epoch % self.every and not last:
             return
         assert isinstance(pl_module, CycleHand)
-        log_dir = trainer.log_dir  # collective: every process has to ask
         for name, batch in self._batches.items():  # of the first process
             with torch.compiler.set_stance("force_eager"):  # six pictures, and in evaluation
                 picture = draw_strip(pl_module, batch)
-            if log_dir is not None:
-                path = Path(log_dir) / "strips" / f"{name}_{epoch:03d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            for logger in trainer.loggers:
-                log_image = getattr(logger, "log_image", None)
-                if log_image is not None:
-                    log_image(f"train/strip_{name}", [picture], step=trainer.global_step)
+            keep_picture(trainer, "strips", name, picture)
 
 
 def read_photos(source: str, boxes: str | None, size: int, count: int) -> HandBatch:

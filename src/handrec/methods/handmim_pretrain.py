@@ -304,6 +304,26 @@ class HandMIMPretrain(Method):
             predicted, patches, masks.weight, normalise=self.normalise_pixels
         )
 
+    @torch.no_grad()
+    def fill_in(
+        self, image: Float[Tensor, "b 3 h w"], mask: Float[Tensor, "b n"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Return images whose masked patches the student reconstructs.
+
+        Args:
+            image: RGB in [0, 1].
+            mask: 1 where a patch is masked, row by row.
+        """
+        guessed = encode_masked(self.student.backbone, image, mask, self.mask_token)
+        predicted, patches = self.decoder(_tokens(guessed)), patchify(image, self.patch)
+        if self.normalise_pixels:  # a patch's mean and spread are not what was learned
+            spread = (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+            predicted = patches.mean(-1, keepdim=True) + spread * predicted
+        filled = torch.where(mask.flatten()[:, None] > 0, predicted.to(patches), patches)
+        columns = filled.unflatten(0, (len(image), -1)).transpose(1, 2)
+        size = (image.shape[-2], image.shape[-1])
+        return F.fold(columns, size, self.patch, stride=self.patch).clamp(0, 1)
+
     def _logs(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.global_step + 1) % every == 0

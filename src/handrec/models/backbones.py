@@ -134,6 +134,31 @@ class TimmBackbone(Backbone):
         grid, maps = self.model.forward_intermediates(normalised)
         return Features(grid, grid.mean((2, 3)), tuple(maps[-2 : -2 - self.fine_levels : -1]))
 
+    def class_attention(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b y x"] | None:
+        """Return where a ViT's class token looks in the last block, a mean over the heads.
+
+        Args:
+            image: RGB in [0, 1].
+
+        Returns:
+            Shares of the attention on each patch; None without a class token.
+        """
+        if not isinstance(self.model, VisionTransformer) or self.model.cls_token is None:
+            return None
+        seen: list[Tensor] = []
+        attention: Any = self.model.blocks[-1].attn
+        hook = attention.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        features = self.encode(image)
+        hook.remove()
+        packed = attention.qkv(seen[0]).unflatten(2, (3, attention.num_heads, -1))
+        query, key, _ = packed.permute(2, 0, 3, 1, 4)
+        query, key = attention.q_norm(query[:, :, :1]), attention.k_norm(key)
+        share: Tensor = (attention.scale * query @ key.mT).softmax(-1)[:, :, 0].mean(1)
+        patches: Tensor = share[:, self.model.num_prefix_tokens :].unflatten(
+            1, features.grid.shape[-2:]
+        )
+        return patches
+
     def as_features(self, features: Tensor, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return what the model made of an image, a map or tokens, as features."""
         if features.ndim == 4:

@@ -44,11 +44,11 @@ def cycle_strip(
     angles = torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1)))
     pictures, captions = [], []
     for row in range(len(cycle.rows)):
-        image, picture = _enlarged(source.image[row]), _enlarged(view.image[row])
+        image, picture = enlarged(source.image[row]), enlarged(view.image[row])
         zooms = image.shape[0] / source.image.shape[-1], picture.shape[0] / view.image.shape[-1]
         matrices = (
-            _zoomed(source.intrinsics[row], zooms[0]),
-            _zoomed(view.intrinsics[row], zooms[1]),
+            zoomed(source.intrinsics[row], zooms[0]),
+            zoomed(view.intrinsics[row], zooms[1]),
         )
         hands = (cycle.first, matrices[0]), (seen, matrices[1]), (cycle.returned, matrices[0])
         first, third, fourth = (
@@ -78,14 +78,16 @@ def _over(
     return draw_mesh(picture, vertices, faces, intrinsics, rasterizer=rasterizer)
 
 
-def _enlarged(image: Float[Tensor, "3 h w"]) -> Picture:
+def enlarged(image: Float[Tensor, "3 h w"]) -> Picture:
+    """Return an image as a picture, each pixel a square of them if it is small."""
     picture = to_picture(image)
     times = max(1, round(_SIDE / picture.shape[0]))
     return np.ascontiguousarray(picture.repeat(times, axis=0).repeat(times, axis=1))
 
 
-def _zoomed(intrinsics: Float[Tensor, "3 3"], zoom: float) -> Float[Tensor, "3 3"]:
+def zoomed(intrinsics: Float[Tensor, "3 3"], zoom: float) -> Float[Tensor, "3 3"]:
+    """Return the intrinsics of an enlarged picture."""
     return intrinsics * intrinsics.new_tensor([[zoom], [zoom], [1.0]])
 
 
-__all__ = ["COLUMNS", "cycle_strip"]
+__all__ = ["COLUMNS", "cycle_strip", "enlarged", "zoomed"]
