@@ -15,6 +15,8 @@ EXPERIMENTS = $(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml))
 SWEEPS = $(patsubst experiments/sweeps/%.yaml,%,$(wildcard experiments/sweeps/*.yaml))
 # What follows EXP= and its kin, as options of the handrec command.
 CHOICES = $(if $(DATA),--dataset="$(DATA)") $(if $(CKPT),--ckpt_path="$(CKPT)")
+# Without LOCAL a sweep is what its file says.
+ONLY_LOCAL = SCALE, TRIALS, DATA and ARGS go with LOCAL=1; by W&B a sweep is as experiments/sweeps/$(SWEEP).yaml says: write them into its command and run_cap
 
 .PHONY: help setup train profile eval predict export test lint bench results sweep clean need-exp need-run need-input need-sweep
 
@@ -46,7 +48,8 @@ need-input:
 	@test -n "$(INPUT)" || { echo "usage: make predict INPUT=<image, video or folder> [BOXES=file.json | DETECTOR=hand_landmarker.task] [CAMERA=K.json] [EXP=...] [CKPT=...] [OUT=predictions] [ARGS=...]"; exit 2; }
 
 need-sweep:
-	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml> [LOCAL=1 [TRIALS=20] [SCALE=...] [ARGS=...]]; there is $(SWEEPS)"; exit 2; }
+	@test -f "experiments/sweeps/$(SWEEP).yaml" || { echo "usage: make sweep SWEEP=<file in experiments/sweeps, without .yaml> [LOCAL=1 [TRIALS=20] [SCALE=...] [DATA=...] [ARGS=...]]; there is $(SWEEPS)"; exit 2; }
+	@$(if $(LOCAL)$(SCALE)$(TRIALS)$(DATA)$(ARGS),$(if $(LOCAL),true,echo "$(ONLY_LOCAL)"; exit 2),true)
 
 train: need-exp $(STAMP) ## train an experiment: make train EXP=handmim [RESUME=1]
 	@$(BIN)/handrec fit --exp="$(EXP)" $(if $(SCALE),--scale="$(SCALE)") $(CHOICES)$(if $(RESUME), --resume="$(RESUME)") $(ARGS)

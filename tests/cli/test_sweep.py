@@ -1,7 +1,11 @@
 """Every sweep file: a command that W&B's agent would run too, and that parses."""
 
+import csv
+import re
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
@@ -11,6 +15,7 @@ from handrec.cli import sweep, sweep_file
 from handrec.cli.main import main
 from handrec.errors import UserError
 from tests.cli.conftest import REPOSITORY, write_yaml
+from tests.cli.test_project import make
 
 SWEEPS = sorted(path.stem for path in (REPOSITORY / "experiments" / "sweeps").glob("*.yaml"))
 
@@ -60,13 +65,46 @@ def test_every_value_of_a_sweep_parses(name, tmp_path, monkeypatch):
         ({"value": 1, "values": [1]}, "wants one of value, values, or min and max"),
         ({"min": 1, "max": 2, "distribution": "unifrm"}, "did you mean 'uniform'"),
         ({"vales": [1]}, "did you mean 'values'"),
+        (3, "lr: wants {value: ...}, {values: [...]} or {min: ..., max: ...}"),
+        ({"values": 3}, "values wants a list of at least one, not 3"),
+        ({"values": []}, "values wants a list of at least one, not []"),
+        ({"values": [[1, 2]]}, "a value is a number, a word, true, false or null"),
+        ({"values": [1, 2], "probabilities": [0.9, 0.1]}, "probabilities are for W&B alone"),
+        ({"min": "a", "max": 2}, "min wants a number, not a"),
+        ({"min": "1e-5", "max": 2}, "min wants a number, not 1e-5 (YAML reads 1e-3 as a word"),
+        ({"min": 0, "max": 1, "distribution": "log_uniform_values"}, "wants a min above 0, not 0"),
+        ({"min": 0.5, "max": 2, "distribution": "int_uniform"}, "int_uniform wants whole numbers"),
+        ({"min": 1, "max": 2, "distribution": "categorical"}, "wants other keys than these"),
+        ({"min": 1, "max": 9, "q": 0}, "q is above 0, not 0"),
+        ({"min": 1, "max": 9, "q": 10}, "no multiple of q 10 is in 1 to 9"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(choice, message, tmp_path):
-    content = {"method": "random", "metric": {"name": "x"}, "command": [], "parameters": {}}
+    content = {"method": "random", "metric": {"name": "x"}, "command": ["fit"]}
     path = write_yaml(tmp_path / "x.yaml", {**content, "parameters": {"lr": choice}})
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         sweep_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("parameters", ["lr"], "parameters wants options and their choices"),
+        ("parameters", {}, "has no parameters"),
+        ("metric", "loss", "metric wants {name: ..., goal: minimize}, not loss"),
+        ("metric", {"goal": "minimize"}, "metric wants a name"),
+        ("run_cap", "many", "run_cap wants a whole number above 0, not many"),
+        ("run_cap", 0, "run_cap wants a whole number above 0, not 0"),
+        ("command", "fakerun", "command wants a list of words"),
+        ("method", ["grid"], "method wants a word"),
+        ("method", "hyperband", "method hyperband is none of bayes, random, grid"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(key, value, message, tmp_path):
+    content = {"method": "random", "metric": {"name": "x"}, "command": ["fit"]}
+    content |= {"parameters": {"lr": {"value": 1}}, key: value}
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep_file.read(write_yaml(tmp_path / "x.yaml", content))
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM])
@@ -92,3 +130,160 @@ def test_a_trial_that_saved_and_ended_when_asked_to_is_not_finished(tmp_path):
                 sweep.measure(chosen, tmp_path, 0, {}, [])
         else:  # what the log of a trial says from before is of no matter
             assert sweep.measure(chosen, tmp_path, 0, {}, []) is None
+
+
+#: In the place of a training: logs a metric that is known of its option.
+FAKE = """
+import pathlib, sys
+options = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+lr = options["lr"]
+if lr == "stop":
+    sys.exit(130 if not pathlib.Path("again").exists() else 0)
+run = pathlib.Path("lightning_logs", options["name"], "version_0")
+run.mkdir(parents=True)
+value = {"bad": "nan", "worse": "inf"}.get(lr) or str((float(lr) - 3) ** 2)
+(run / "metrics.csv").write_text(f"loss,step\\n9,0\\n,1\\n{value},2\\n")
+if "seen" in options:
+    with open("seen", "a") as file:
+        file.write(options["seen"])
+"""
+
+
+@pytest.fixture
+def begin(workspace):
+    """Write a sweep file `fake` of one option, lr; run it."""
+    (workspace / "fake.py").write_text(FAKE)
+
+    def run(choice, *args, method="random", **more):
+        content = {"program": sys.executable, "method": method, "metric": {"name": "loss"}}
+        content |= {"parameters": {"lr": choice}, **more}
+        content |= {"command": ["${program}", str(workspace / "fake.py"), "${args}"]}
+        write_yaml(workspace / "experiments" / "sweeps" / "fake.yaml", content)
+        return main(["sweep", "fake", *args])
+
+    return run
+
+
+RESULTS = Path("lightning_logs", "sweeps", "fake")
+
+
+def results():
+    """Return a sweep's table: number of the trial, metric, lr."""
+    with (RESULTS / "results.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["trial", "loss", "lr"]
+    return [(int(trial), float(loss), lr) for trial, loss, lr in rows]
+
+
+def test_a_grid_is_run_to_its_end(begin, capsys):
+    assert begin({"values": [5, 3, 4]}, method="grid") == 0
+    assert [row[1:] for row in results()] == [(0.0, "3"), (1.0, "4"), (4.0, "5")]
+    assert "trial 3/3" in capsys.readouterr().out
+    assert (RESULTS / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert begin({"values": [5, 3, 4]}, method="grid") == 0  # nothing is left
+    assert "trial 1/3" not in capsys.readouterr().out
+
+
+def test_a_metric_that_is_not_finite_fails_its_trial(begin, capsys):
+    assert begin({"values": ["bad", 3, "worse"]}, method="grid") == 0
+    assert [row[1:] for row in results()] == [(0.0, "3")]
+    assert capsys.readouterr().out.count(": failed") == 2
+
+
+def test_nothing_but_nan_ends_a_sweep_with_a_line(begin, capsys):
+    assert begin({"values": ["bad"]}, "--trials=9") == 2
+    assert "3 trials failed in a row: loss is nan at the end" in capsys.readouterr().err
+    shutil.rmtree(RESULTS)
+    assert begin({"values": ["bad"]}, method="grid") == 2
+    assert "no trial gave a loss" in capsys.readouterr().err
+
+
+def test_who_goes_on_gets_new_trials(begin):
+    choice = {"min": 0.0, "max": 9.0}
+    assert begin(choice, "--trials=2") == 0
+    first = sorted(results())
+    assert begin(choice, "--trials=4") == 0
+    trials = sorted(results())
+    assert trials[:2] == first
+    assert len({lr for _, _, lr in trials}) == 4
+    assert [loss for _, loss, _ in trials] == [
+        pytest.approx((float(x[2]) - 3) ** 2) for x in trials
+    ]
+    ranked = [loss for _, loss, _ in results()]
+    assert ranked == sorted(ranked)
+    shutil.rmtree(RESULTS)
+    assert begin(choice, "--trials=4") == 0  # the same as in two parts
+    assert sorted(results()) == trials
+
+
+def test_a_trial_that_was_stopped_is_run_again(begin):
+    assert begin({"values": ["stop"]}, "--trials=1") == 130
+    Path("again").touch()
+    folder = RESULTS / "trial_1" / "version_0"  # of the fake program, which only ends well
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("loss,step\n2.5,0\n")
+    assert begin({"values": ["stop"]}, "--trials=1") == 0
+    assert results() == [(1, 2.5, "stop")]
+
+
+def test_a_sweep_goes_on_with_its_own_choices_only(begin, refuse):
+    assert begin({"values": [3]}, "--trials=1", "--", "--seen=a") == 0
+    assert Path("seen").read_text() == "a"
+    others = {
+        "parameters (": [{"values": [3, 4]}, "--trials=2", "--", "--seen=a"],
+        "options (--seen=a, now --seen=b)": [{"values": [3]}, "--trials=2", "--", "--seen=b"],
+        "options (--seen=a, now none)": [{"values": [3]}, "--trials=2"],
+    }
+    for what, command in others.items():
+        with pytest.raises(UserError, match=re.escape(what)) as error:
+            begin_raising(begin, *command)
+        assert f"move {RESULTS} away" in str(error.value)
+    assert begin({"values": [3]}, "--trials=2", "--", "--seen=a") == 0
+    assert Path("seen").read_text() == "aa"
+    (RESULTS / "sweep.json").unlink()
+    with pytest.raises(UserError, match="does not say what it was begun with"):
+        begin_raising(begin, {"values": [3]}, "--", "--seen=a")
+
+
+def begin_raising(begin, *args):
+    """Run a sweep whose errors are raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handrec.cli.main.mistake", lambda error: None)
+        return begin(*args)
+
+
+@pytest.mark.parametrize("order", [["fake", "--trials=1"], ["--trials", "1", "fake"]])
+def test_options_after_two_dashes_go_to_the_training(begin, order):
+    assert begin({"values": [3]}, "--trials=1") == 0
+    shutil.rmtree(RESULTS)
+    assert main(["sweep", *order, "--", "--seen=x"]) == 0
+    assert Path("seen").read_text() == "x"
+
+
+def test_no_trials_are_refused(begin, capsys):
+    assert begin({"values": [3]}, "--trials=0") == 2
+    assert "--trials is at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("how", "possible"),
+    [
+        ({"min": 0, "max": 11, "q": 5}, {0, 5, 10}),
+        ({"min": 0.1, "max": 0.35, "q": 0.1, "distribution": "q_uniform"}, {0.1, 0.2, 0.3}),
+        ({"min": 8, "max": 40, "q": 8, "distribution": "q_log_uniform_values"}, range(8, 41, 8)),
+    ],
+)
+def test_values_are_multiples_of_q(how, possible):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    assert {sweep.suggest(study.ask(), "x", how) for _ in range(60)} == set(possible)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_does_not_drop_what_only_local_sweeps_take():
+    for option in ("SCALE=cpu", "TRIALS=3", "DATA=ho3d_v3", "ARGS=--seed_everything=1"):
+        done = make("need-sweep", "SWEEP=handmim", option)
+        assert done.returncode != 0
+        assert "go with LOCAL=1" in done.stdout
+        assert make("need-sweep", "SWEEP=handmim", option, "LOCAL=1").returncode == 0

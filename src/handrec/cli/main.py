@@ -101,6 +101,10 @@ def run_tool(name: str, args: list[str]) -> int:
     tool = importlib.import_module(module)
     parser = argparse.ArgumentParser(f"handrec {name}", description=description)
     tool.add_arguments(parser)
+    if "--" in args and parser.get_default("options") is not None:  # another command's, after it
+        cut = args.index("--")
+        parser.set_defaults(options=args[cut + 1 :])
+        args = args[:cut]
     return int(tool.run(parser.parse_args(args)) or 0)
 
 

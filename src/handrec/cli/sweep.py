@@ -2,6 +2,8 @@
 
 import argparse
 import csv
+import itertools
+import json
 import math
 import os
 import shutil
@@ -12,43 +14,68 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from handrec.cli import experiments, runs, sweep_file
 from handrec.cli.sweep_file import FLOATS, Sweep
 from handrec.errors import UserError
 
 #: Trials that may fail one after another: then the fault is not in the values.
 FAILURES = 3
+#: Trials of a sweep where nobody says how many.
+TRIALS = 20
+#: Lie in a sweep's folder: its trials, and what they were begun with.
+STUDY, CHOICES = "study.log", "sweep.json"
 #: Statuses of a training that somebody stopped. Other signals are of crashes.
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `handrec sweep` takes."""
+    parser.usage = "handrec sweep [-h] [--trials N] [--seed N] NAME [-- OPTIONS OF handrec fit]"
     parser.add_argument("name", help="of a file in experiments/sweeps, without .yaml")
     parser.add_argument("--trials", type=int, help="how many in all, those of before included")
     parser.add_argument("--seed", type=int, default=0, help="of the choices")
-    parser.add_argument(
-        "options", nargs="*", help="after `--`: of handrec fit, such as --scale=cpu"
-    )
+    parser.set_defaults(options=[])  # what follows `--`: of handrec fit, such as --scale=cpu
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the trials that are missing, and write the table and the plot."""
     sweep = sweep_file.read(sweep_file.find(args.name))
-    trials = args.trials or sweep.trials or 20
-    if trials < 1:
-        raise UserError("--trials is at least 1")
+    trials = next(n for n in (args.trials, sweep.trials, TRIALS) if n is not None)
+    if trials < 1 or args.seed < 0:
+        raise UserError("--trials is at least 1, --seed at least 0")
     if sweep.method == "grid":
-        trials = min(trials, math.prod(map(len, grid_of(sweep).values())))
+        trials = min(trials, len(grid_of(sweep)))
     folder = Path(runs.LOGS) / "sweeps" / sweep.name
-    study = open_study(sweep, folder, args.seed)
+    study = open_study(sweep, folder, args.options)
+    search(sweep, study, folder, trials, args)
+    if not finished(study):
+        raise UserError(f"no trial gave a {sweep.metric}: look at {folder}/trial_*/log.txt")
+    write_table(sweep, study, folder / "results.csv")
+    plot(sweep, study, folder / "results.png")
+    show(sweep, study, folder)
+    return 0
+
+
+def search(sweep: Sweep, study: Any, folder: Path, trials: int, args: argparse.Namespace) -> None:
+    """Run trials until so many have a result, or a grid is at its end.
+
+    Raises:
+        UserError: several failed one after another.
+    """
+    failed: list[Any] = []
     failures = 0
     while len(completed := finished(study)) < trials:
-        trial = study.ask()
+        trial = next_trial(sweep, study, args.seed, failed)
+        if trial is None:
+            break
         values = {name: suggest(trial, name, how) for name, how in sweep.parameters.items()}
         found = measure(sweep, folder, trial.number, values, args.options)
         failures = failures + 1 if found is None else 0
         tell(study, trial, found)
+        if found is None:
+            failed.append(trial.params)
         best = f", best {study.best_value:.4g}" if finished(study) else ""
         shown = "failed" if found is None else f"{sweep.metric} {found:.4g}"
         choice = " ".join(f"{name.rpartition('.')[2]}={values[name]}" for name in values)
@@ -56,13 +83,9 @@ def run(args: argparse.Namespace) -> int:
         if failures == FAILURES:
             log = folder / f"trial_{trial.number}" / "log.txt"
             raise UserError(f"{FAILURES} trials failed in a row: {last_line(log)} ({log})")
-    write_table(sweep, study, folder / "results.csv")
-    plot(sweep, study, folder / "results.png")
-    show(sweep, study, folder)
-    return 0
 
 
-def open_study(sweep: Sweep, folder: Path, seed: int) -> Any:
+def open_study(sweep: Sweep, folder: Path, options: list[str]) -> Any:
     """Return the study in a folder, or a new one; trials that were cut off are asked for again."""
     try:
         import optuna
@@ -73,34 +96,84 @@ def open_study(sweep: Sweep, folder: Path, seed: int) -> Any:
             "local sweeps need Optuna: pip install 'handrec[tune]', or use W&B (leave LOCAL out)"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_same(sweep, folder, options)
     study = optuna.create_study(
         study_name=sweep.name,
-        storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
-        sampler=sampler_of(sweep, seed),
+        storage=JournalStorage(JournalFileBackend(str(folder / STUDY))),
         direction="maximize" if sweep.maximise else "minimize",
         load_if_exists=True,
     )
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.enqueue_trial(trial.params)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if trial.params.keys() == sweep.parameters.keys():
+            study.enqueue_trial(trial.params)
     return study
 
 
-def sampler_of(sweep: Sweep, seed: int) -> Any:
-    """Return Optuna's sampler for a method of W&B's."""
-    from optuna.samplers import GridSampler, RandomSampler, TPESampler
+def check_same(sweep: Sweep, folder: Path, options: list[str]) -> None:
+    """Write down what a folder's study is of, or refuse to go on with one of something else.
 
-    if sweep.method == "grid":
-        grid = {
-            name: how.get("values", [how.get("value")]) for name, how in sweep.parameters.items()
-        }
-        return GridSampler(grid, seed=seed)
-    return RandomSampler(seed) if sweep.method == "random" else TPESampler(seed=seed)
+    Raises:
+        UserError: says what differs, and which folder to move away.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    choices = {**sweep._asdict(), "options": options}
+    del choices["name"], choices["trials"]
+    path, study = folder / CHOICES, folder / STUDY
+    if not study.is_file():
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(choices, indent=2, default=str) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return
+    mend = f"move {folder} away to begin anew"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        raise UserError(f"{study} does not say what it was begun with: {mend}") from None
+    now = json.loads(json.dumps(choices, default=str))
+    differ = [name for name in now if before.get(name) != now[name]]
+    if differ:
+        was, is_ = (_short(side.get(differ[0])) for side in (before, now))
+        raise UserError(
+            f"the sweep in {folder} was begun with other {differ[0]} ({was}, now {is_}): {mend}"
+        )
 
 
-def grid_of(sweep: Sweep) -> dict[str, list[Any]]:
-    """Return the values of each option of a grid.
+def _short(choice: Any) -> str:
+    """Return a choice as a few words."""
+    text = " ".join(choice) if isinstance(choice, list) else str(choice)
+    return text if 0 < len(text) <= 100 else f"{text[:100]}..." if text else "none"
+
+
+def next_trial(sweep: Sweep, study: Any, seed: int, failed: list[Any]) -> Any | None:
+    """Return the next trial, or None if a grid has no other.
+
+    The choices follow from the seed and the number of trials so far: who goes on gets new ones.
+
+    Args:
+        sweep: that is run.
+        study: with the trials so far.
+        seed: of the choices.
+        failed: what the trials of this command chose that failed: a grid tries it again in another.
+    """
+    from optuna.samplers import RandomSampler, TPESampler
+    from optuna.trial import TrialState
+
+    state = np.random.SeedSequence([seed, len(study.get_trials(deepcopy=False))])
+    number = int(state.generate_state(1)[0])
+    study.sampler = TPESampler(seed=number) if sweep.method == "bayes" else RandomSampler(number)
+    if sweep.method == "grid" and not study.get_trials(False, (TrialState.WAITING,)):
+        tried = [*(trial.params for trial in finished(study)), *failed]
+        before = [trial.params for trial in study.get_trials(False, (TrialState.FAIL,))]
+        left = [point for point in grid_of(sweep) if point not in tried]
+        if not left:
+            return None
+        study.enqueue_trial(min(left, key=before.count))
+    return study.ask()
+
+
+def grid_of(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the points of a grid.
 
     Raises:
         UserError: an option has a range instead.
@@ -108,23 +181,37 @@ def grid_of(sweep: Sweep) -> dict[str, list[Any]]:
     ranges = [name for name, how in sweep.parameters.items() if "min" in how]
     if ranges:
         raise UserError(f"sweep {sweep.name}: a grid wants values, not min and max: {ranges[0]}")
-    return {name: how.get("values", [how.get("value")]) for name, how in sweep.parameters.items()}
+    axes = [how.get("values", [how.get("value")]) for how in sweep.parameters.values()]
+    points = dict.fromkeys(itertools.product(*axes))
+    return [dict(zip(sweep.parameters, point, strict=True)) for point in points]
 
 
 def suggest(trial: Any, name: str, how: Mapping[str, Any]) -> Any:
     """Return a trial's value of an option, chosen as a sweep file says."""
-    if "value" in how:
-        return trial.suggest_categorical(name, [how["value"]])
-    if "values" in how:
-        return trial.suggest_categorical(name, how["values"])
-    low, high, step = how["min"], how["max"], how.get("q")
-    whole = isinstance(low, int) and isinstance(high, int)
-    distribution = how.get("distribution", "int_uniform" if whole else "uniform")
-    if distribution == "int_uniform":
-        return trial.suggest_int(name, low, high)
-    if FLOATS[distribution]:
-        return trial.suggest_float(name, low, high, log=True)
-    return trial.suggest_float(name, low, high, step=step)
+    if "min" not in how:
+        return trial.suggest_categorical(name, how.get("values", [how.get("value")]))
+    kind, low, high = sweep_file.distribution_of(how), how["min"], how["max"]
+    if kind == "int_uniform":
+        return stepped(trial.suggest_int(name, low, high), how)
+    return stepped(trial.suggest_float(name, low, high, log=FLOATS[kind]), how)
+
+
+def stepped(value: Any, how: Mapping[str, Any]) -> Any:
+    """Return the multiple of `q` within `min` and `max` that is nearest to a value, if there is q.
+
+    Optuna keeps the value; the training gets, and tables and plots show, what this makes of it.
+    """
+    step = how.get("q")
+    if step is None:
+        return value
+    first, last = sweep_file.multiples(how)
+    multiple = min(max(round(value / step), first), last) * step
+    return multiple if isinstance(multiple, int) else float(f"{multiple:.12g}")
+
+
+def chosen(sweep: Sweep, trial: Any) -> dict[str, Any]:
+    """Return what a trial chose of each option."""
+    return {name: stepped(trial.params[name], how) for name, how in sweep.parameters.items()}
 
 
 def finished(study: Any) -> list[Any]:
@@ -167,12 +254,23 @@ def measure(
             log.write(f"ended by {signal.Signals(-done.returncode).name}\n")
     if stopped:
         raise KeyboardInterrupt  # the sweep stops, too
-    logged = sorted(place.glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if done.returncode or not logged:
+    if done.returncode:
         return None
-    with logged[-1].open(newline="", encoding="utf-8") as file:
-        rows = [row[sweep.metric] for row in csv.DictReader(file) if row.get(sweep.metric)]
-    return float(rows[-1]) if rows else None
+    logged = sorted(place.glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    found = last_value(logged[-1], sweep.metric) if logged else None
+    if found is None or not math.isfinite(found):  # Optuna would take NaN for no trial at all
+        what = "was not logged" if found is None else f"is {found} at the end"
+        with (place / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"{sweep.metric} {what}\n")
+        return None
+    return found
+
+
+def last_value(metrics: Path, name: str) -> float | None:
+    """Return the last value of a metric in a run's log, or None if there is none."""
+    with metrics.open(newline="", encoding="utf-8") as file:
+        values = [row[name] for row in csv.DictReader(file) if row.get(name)]
+    return float(values[-1]) if values else None
 
 
 def last_line(log: Path) -> str:
@@ -193,7 +291,7 @@ def write_table(sweep: Sweep, study: Any, path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["trial", sweep.metric, *sweep.parameters])
         for trial in ranked(study, sweep):
-            table.writerow([trial.number, trial.value, *map(trial.params.get, sweep.parameters)])
+            table.writerow([trial.number, trial.value, *chosen(sweep, trial).values()])
 
 
 def show(sweep: Sweep, study: Any, folder: Path) -> None:
@@ -203,8 +301,10 @@ def show(sweep: Sweep, study: Any, folder: Path) -> None:
 
     table = Table("trial", sweep.metric, *(name.rpartition(".")[2] for name in sweep.parameters))
     for trial in ranked(study, sweep)[:10]:
-        values = [f"{trial.params[name]:.4g}" if isinstance(trial.params[name], float)
-                  else str(trial.params[name]) for name in sweep.parameters]  # fmt: skip
+        values = [
+            f"{value:.4g}" if isinstance(value, float) else str(value)
+            for value in chosen(sweep, trial).values()
+        ]
         table.add_row(str(trial.number), f"{trial.value:.4g}", *values)
     Console().print(table)
     experiments.say(f"all of them: {folder / 'results.csv'}, {folder / 'results.png'}")
@@ -219,8 +319,9 @@ def plot(sweep: Sweep, study: Any, path: Path) -> None:
     figure = Figure(figsize=(2.8 * len(panels), 3), dpi=110, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     values = [trial.value for trial in trials]
+    choices = [chosen(sweep, trial) | {"trial": trial.number} for trial in trials]
     for axis, name in zip(axes, panels, strict=True):
-        across = [t.number if name == "trial" else t.params[name] for t in trials]
+        across = [choice[name] for choice in choices]
         numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in across)
         axis.plot(across if numbers else list(map(str, across)), values, "o", color="#0072b2")
         if FLOATS.get(sweep.parameters.get(name, {}).get("distribution", "")):
