@@ -1,16 +1,25 @@
 """A training that was interrupted anywhere ends as if it had not been."""
 
+import csv
+import errno
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from handrec.cli import loggers
+from handrec.callbacks.safety import WholeCheckpoints
+from handrec.cli import loggers, resume
 from handrec.cli.main import main
 from handrec.data.layouts import write_ho3d
 from handrec.hand.openhand import OpenHand
+from tests.cli.conftest import write_yaml
 from tests.cli.test_experiments import SHIPPED
 from tests.sets import drawn, rows
 
@@ -162,7 +171,7 @@ def test_a_kill_while_the_log_is_taken_over_loses_no_row(trained, monkeypatch):
     before = log.read_text()
     last = trained / "checkpoints" / "last.ckpt"
     with monkeypatch.context() as patch:
-        patch.setattr(loggers.CSVLogger, "experiment", property(lambda self: 1 / 0))
+        patch.setattr(loggers, "WholeRows", lambda log_dir: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _ = loggers.RunLogger(Path("lightning_logs"), "dummy", last).experiment
     assert loggers.RunLogger(Path("lightning_logs"), "dummy", last).experiment
@@ -191,3 +200,97 @@ def test_a_kill_while_the_configuration_is_written_leaves_the_old_one(trained, m
     assert main(resume) == 0
     assert [path.name for path in trained.parent.iterdir()] == ["version_0"]
     assert "max_epochs: 3" in config.read_text()
+
+
+def test_a_kill_while_a_column_is_added_leaves_the_table_as_it_was(tmp_path, monkeypatch):
+    writer = loggers.RunLogger(tmp_path, "run").experiment
+    writer.log_metrics({"loss": 1.0}, step=0)
+    writer.save()
+    path = Path(writer.metrics_file_path)
+    before = path.read_text()
+    writer.log_metrics({"loss": 2.0, "other": 3.0}, step=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", lambda self, rows: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            writer.save()
+    assert path.read_text() == before
+    writer.metrics_keys = ["loss", "step"]
+    writer.save()
+    assert path.read_text().split() == ["loss,other,step", "1.0,,0", "2.0,3.0,1"]
+
+
+@pytest.mark.parametrize("chosen", ["--name=own", "--name own", "--config=own.yaml"])
+def test_the_same_command_goes_on_wherever_its_run_lies(chosen, workspace):
+    """Beside a newer run of the experiment in the usual place."""
+    write_yaml(workspace / "own.yaml", {"name": "own"})
+    command = ["fit", "--exp=dummy", "--scale=smoke"]
+    elsewhere = [*command, *chosen.split(), "--trainer.default_root_dir=elsewhere"]
+    assert main([*elsewhere, "--trainer.max_epochs=1"]) == 0
+    assert main([*command, "--trainer.max_epochs=1", "--trainer.default_root_dir=elsewhere"]) == 0
+    assert main([*command, "--trainer.max_epochs=1"]) == 0
+    assert main([*elsewhere, "--resume=1", "--trainer.max_epochs=3"]) == 0
+    logs = Path("elsewhere", "lightning_logs")
+    epochs = {"own": 3, "dummy": 1}
+    for name, epoch in epochs.items():
+        assert [path.name for path in (logs / name).iterdir()] == ["version_0"]
+        path = logs / name / "version_0" / "checkpoints" / "last.ckpt"
+        assert torch.load(path, weights_only=True)["epoch"] + 1 == epoch
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["dummy"]
+    assert [path.name for path in Path("lightning_logs", "dummy").iterdir()] == ["version_0"]
+
+
+def test_any_flipped_bit_is_damage_and_never_a_traceback(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"weight": torch.arange(6.0), "step": 3}, path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        ends = archive.start_dir
+        heads = [info.header_offset for info in archive.infolist()]
+    places = [*range(ends, len(content)), *(head + k for head in heads for k in range(30))]
+    found = 0
+    for place in places:
+        for bit in (0, 6):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            found += bool(resume.damage(path))  # other bits, such as of dates, are of no matter
+    assert found > 0.3 * 2 * len(places)
+    path.write_bytes(content)
+    assert resume.damage(path) == ""
+
+
+@pytest.mark.parametrize("error", [zlib.error("x"), EOFError(), RuntimeError("x"), ValueError("x")])
+def test_what_zipfile_stumbles_over_is_damage(error, tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    torch.save({}, path)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", raising(error))
+    assert resume.damage(path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_checkpoint_that_cannot_be_read_is_not_put_aside(number, trained, refuse, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "testzip", raising(OSError(number, os.strerror(number))))
+        line = refuse("fit", "--exp=dummy", "--scale=smoke", "--resume=1")
+    assert f"last.ckpt: {os.strerror(number)}; mend that" in line
+    assert (trained / "checkpoints" / "last.ckpt").is_file()
+    assert not list(trained.glob("checkpoints/*.damaged"))
+
+
+def raising(error):
+    def raises(*_):
+        raise error
+
+    return raises
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    over = subprocess.Popen([sys.executable, "-c", ""])
+    over.wait()
+    dead = tmp_path / f".last.ckpt.{over.pid}.partial"
+    alive = tmp_path / f".last.ckpt.{os.getppid()}.partial"
+    for path in dead, alive:
+        path.touch()
+    writer = WholeCheckpoints()
+    writer.save_checkpoint({}, tmp_path / "last.ckpt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, "last.ckpt"])

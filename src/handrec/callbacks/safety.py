@@ -28,8 +28,12 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes checkpoints that are whole or not there, and executes nothing when it reads them.
 
     A file is written beside its place, flushed to the disk and moved there. Of ``last.ckpt`` the
-    one before stays as ``previous.ckpt``.
+    one before stays as ``previous.ckpt``. What a killed writer left goes before the first file.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tidied: set[Path] = set()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
@@ -43,6 +47,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
+            if place.parent not in self._tidied:
+                _tidy(place.parent)
+                self._tidied.add(place.parent)
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -65,6 +72,24 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Return a checkpoint's tensors and plain containers; anything else is refused."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the beginnings of files whose writers are no more."""
+    for path in folder.glob(".*.partial"):
+        number = path.name.split(".")[-2]
+        if number.isdigit() and not _lives(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        pass
+    return True
 
 
 def _keep(last: Path, previous: Path) -> None:

@@ -60,7 +60,7 @@ def expand(args: list[str]) -> list[str]:
         if "resume" in own:
             if experiments.take(rest, ("ckpt_path",))[0]:
                 raise UserError("--resume finds its checkpoint: leave --ckpt_path (CKPT) out")
-            base += resume_arguments(own["resume"], base[-3:])
+            base += resume_arguments(own["resume"], [*base, *rest])
     elif subcommand != "fit" and ("run" in own or not says_model(rest)):
         base = list(run_arguments(own, rest))
     else:

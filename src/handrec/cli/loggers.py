@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import urlparse
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from handrec.cli import experiments, runs
 from handrec.errors import UserError
@@ -39,6 +41,27 @@ def check_writable(directory: Path) -> None:
         )
 
 
+class WholeRows(ExperimentWriter):
+    """Writes rows; a kill at a new column leaves the table as it was, or whole."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Write the table with another header beside its place, and move it there."""
+        path = Path(self.metrics_file_path)
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        write_rows(path, fieldnames, rows)
+
+
+def write_rows(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table beside its place, and move it there."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+    partial.replace(path)
+
+
 class RunLogger(CSVLogger):
     """CSV logs of a run, which a resumed training continues.
 
@@ -60,21 +83,15 @@ class RunLogger(CSVLogger):
         """The writer, which starts with the rows of before; no kill loses them."""
         if self._experiment is not None:
             return self._experiment
-        if self.resumed is None:
-            return super().experiment
         path = Path(self.log_dir) / "metrics.csv"
-        aside, partial = (path.with_name(f".{path.name}.{what}") for what in ("before", "partial"))
-        if path.is_file():
+        aside = path.with_name(f".{path.name}.before")
+        if self.resumed is not None and path.is_file():
             path.replace(aside)  # the writer removes what it finds
-        kept = self._kept(aside) if aside.is_file() else []
-        writer: Any = super().experiment
+        kept = self._kept(aside) if self.resumed is not None and aside.is_file() else []
+        self._experiment = writer = WholeRows(log_dir=self.log_dir)
         if kept:
             writer.metrics_keys = list(kept[0])
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                rows = csv.DictWriter(file, writer.metrics_keys)
-                rows.writeheader()
-                rows.writerows(kept)
-            partial.replace(path)
+            write_rows(path, writer.metrics_keys, kept)
         aside.unlink(missing_ok=True)
         return writer
 

@@ -14,7 +14,7 @@ FLOATS = {"uniform": False, "q_uniform": False, "log_uniform_values": True}
 FLOATS |= {"q_log_uniform_values": True}
 KEYS = {"value", "values", "min", "max", "distribution", "q", "probabilities"}
 #: Distributions by the key that they go with.
-DISTRIBUTIONS = {"value": ("constant",), "values": ("categorical",)}
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {"value": ("constant",), "values": ("categorical",)}
 DISTRIBUTIONS |= {"min": (*FLOATS, "int_uniform")}
 SCALARS = (int, float, str, bool, type(None))
 #: What a file's keys hold.
