@@ -6,12 +6,13 @@ Each method trains at `smoke` scale from the same weights on the same batches wi
 numbers, in `32-true`, `bf16-mixed` and `16-mixed`; differences are relative to the loss of the same
 step in float32, and grow as the weights drift apart. On a CPU `--trainer.precision=16-mixed` is
 refused by Lightning, which takes bf16-mixed instead; here torch's float16 autocast and its
-`GradScaler` are asked for directly.
+`GradScaler` are asked for directly. The bar: all losses are finite, or the status is 1.
 """
 
 import argparse
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,18 +91,19 @@ def train(method: str, precision: str, steps: int, batch: int, cache: str) -> Lo
 def row(method: str, precision: str, half: Losses, full: Losses) -> dict[str, str | int | float]:
     """Return how far a training's losses are from those in float32."""
     pairs = list(zip(half.losses, full.losses, strict=True))
-    apart = [abs(h - f) / abs(f) for h, f in pairs if math.isfinite(h)]
+    apart = [abs(h - f) / abs(f) if math.isfinite(h) else math.nan for h, f in pairs]
+    finite = [a for a in apart if math.isfinite(a)]
     tail = max(1, len(pairs) // 10)
     return {
         "method": method,
         "precision": precision,
         "steps": len(pairs),
         "first_step_percent": 100 * apart[0],
-        "mean_percent": 100 * statistics.mean(apart),
-        "largest_percent": 100 * max(apart),
+        "mean_percent": 100 * statistics.mean(finite or [math.nan]),
+        "largest_percent": 100 * max(finite, default=math.nan),
         "loss_at_the_end": statistics.mean(h for h, _ in pairs[-tail:]),
         "in_float32": statistics.mean(f for _, f in pairs[-tail:]),
-        "not_finite": len(pairs) - len(apart),
+        "not_finite": len(pairs) - len(finite),
         "steps_left_out": half.left_out,
     }
 
@@ -127,6 +129,7 @@ def main() -> None:
         config = {"scale": "smoke", "batch": chosen.batch, "device": device}
         seconds = time.perf_counter() - start
         write_record(chosen.out, "Precision", rows, config, 0, seconds)
+    sys.exit(any(row["not_finite"] for row in rows))
 
 
 if __name__ == "__main__":

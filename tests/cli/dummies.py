@@ -79,6 +79,13 @@ class OtherMethod(DummyMethod):
     pass
 
 
+class DrawingMethod(DummyMethod):
+    """Has something that draws."""
+
+    def __init__(self, part: Part, rasterizer: str = "warp") -> None:
+        super().__init__(part)
+
+
 class DummyData(HandDataModule):
     def __init__(self, size: int = 8, batch_size: int = 4, name: str = "dummy") -> None:
         super().__init__()

@@ -230,6 +230,17 @@ def test_a_loss_that_is_not_finite_is_named_and_dumped(
     assert last["global_step"] == 1, "the last good checkpoint is kept"
 
 
+@pytest.mark.slow
+def test_a_training_without_checkpoints_leaves_a_dump_too(folder, cache, capsys):
+    command = [
+        "fit", "--exp=s2hand_keypoints", *SHORT, *SMALL["plain"], cache, *POISON,
+        "--trainer.callbacks.step=0", "--trainer.enable_checkpointing=false",
+    ]  # fmt: skip
+    failed = Path("lightning_logs", "s2hand_keypoints", "version_0", "failed", "step_0")
+    assert f"(look at {failed})" in refused(command, capsys)
+    assert (failed / "failure.json").is_file()
+
+
 def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(trained, refuse):
     last = trained / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
@@ -262,8 +273,40 @@ def test_out_of_memory_names_the_knobs(workspace, refuse, device):
     hungry = [f"--trainer.callbacks+={HERE}.Hungry", f"--trainer.callbacks.device={device}"]
     line = refuse(*DUMMY, *hungry)
     assert line.startswith("out of memory: ")
-    for knob in ("batch_size", "accumulate_grad_batches", "image_size", "chunk", "precision"):
+    for knob in ("batch_size", "accumulate_grad_batches", "image_size", "precision"):
         assert knob in line
+    assert "chunk" not in line, "it draws nothing"
+
+
+PART = ["--model.init_args.part=tests.cli.dummies.Part"]
+
+
+def test_out_of_memory_names_the_knob_of_what_draws(workspace, refuse):
+    """A method's rasterizer, by its option."""
+    hungry = [f"--trainer.callbacks+={HERE}.Hungry", "--trainer.callbacks.device=cuda"]
+    line = refuse(*DUMMY, "--model=tests.cli.dummies.DrawingMethod", *PART, *hungry)
+    assert line.startswith("out of memory: ")
+    assert "(--model.init_args.rasterizer.init_args.chunk=8); --trainer.precision" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("trainer.strategy=dpp", "--trainer.strategy=dpp is none (did you mean 'ddp'?)"),
+        ("trainer.devices=-1", "means all GPUs: on a CPU say how many processes"),
+        ("trainer.devices=0", "--trainer.devices=0: it is at least 1"),
+        ("trainer.num_nodes=0", "--trainer.num_nodes=0: it is at least 1"),
+        ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches=0: it is at least 1"),
+        ("trainer.gradient_clip_val=-1", "gradient_clip_val=-1: it is at least 0"),
+        ("trainer.limit_train_batches=0", "limit_train_batches=0: nothing would be trained"),
+        ("trainer.max_steps=0", "--trainer.max_steps=0: nothing would be trained"),
+        ("trainer.max_epochs=0", "--trainer.max_epochs=0: nothing would be trained"),
+        ("seed_everything=-1", "--seed_everything=-1: it is 0 to 4294967295"),
+    ],
+)
+def test_a_trainer_that_cannot_be_is_refused(option, expected, refuse):
+    assert expected in refuse(*DUMMY, f"--{option}")
+    assert not list(Path().glob("lightning_logs/*/*"))
 
 
 def test_a_full_disk_elsewhere_is_one_line_too(refuse, workspace, monkeypatch):

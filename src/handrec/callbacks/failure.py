@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +24,8 @@ class FailureDump(pl.Callback):
     """Writes the batch at which a loss stopped being finite: pictures, tensors, ids.
 
     Files go to ``<run directory>/failed/step_<n>/``: ``batch.png``, ``batch.safetensors`` and
-    ``failure.json``. On a GPU the loss is looked at a step later: the batch is the one after.
+    ``failure.json``. On a GPU the loss is looked at a step later; ``methods.watch`` keeps its batch
+    until then.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -36,19 +38,21 @@ class FailureDump(pl.Callback):
         """Write the files, and say so in the error."""
         if not isinstance(exception, FloatingPointError) or not isinstance(pl_module, Method):
             return
-        batch, where = pl_module.last_batch, f"at step {trainer.global_step}"
+        batch, step = pl_module.watch.failed or (pl_module.last_batch, trainer.global_step)
+        where = f"at step {step}"
         if not isinstance(batch, HandBatch):
             exception.add_note(where)
             return
         ids = batch.sample_id.tolist()
         where += f", samples {', '.join(map(str, ids[:8]))}{', ...' if len(ids) > 8 else ''}"
         process = f"_process_{trainer.global_rank}" if trainer.world_size > 1 else ""
-        folder = self._run / "failed" / f"step_{trainer.global_step}{process}"
-        what = {"error": str(exception), "step": trainer.global_step, "sample_ids": ids}
+        folder = self._run / "failed" / f"step_{step}{process}"
+        what = {"error": str(exception), "step": step, "sample_ids": ids}
         try:
             dump(folder, batch, what)
-        except OSError as error:
-            exception.add_note(f"{where} (cannot write {folder}: {error.strerror})")
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            exception.add_note(f"{where} (cannot write {folder}: {reason})")
         else:
             exception.add_note(f"{where} (look at {folder})")
 

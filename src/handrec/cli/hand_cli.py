@@ -27,7 +27,9 @@ from handrec.callbacks.safety import Safety, WholeCheckpoints
 from handrec.callbacks.summary import EndSummary
 from handrec.cli import experiments, loggers, runs
 from handrec.cli.command_line import CONFIG_KEY
+from handrec.cli.main import DRAWN, is_out_of_memory
 from handrec.cli.starts import choose_starts
+from handrec.cli.trainer_checks import check_lengths, check_processes
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 from handrec.methods.base import Method
@@ -151,7 +153,23 @@ class HandCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the configuration saved with a run stands alone."""
         self.config = parser.parse_args(args)
-        self.config[self.config.subcommand].bases = []
+        chosen = self.config[self.config.subcommand]
+        chosen.bases = []
+        check_processes(chosen)
+        if self.config.subcommand == "fit":
+            check_lengths(chosen.trainer)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Say which part draws if memory runs out: it can draw less at a time."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if is_out_of_memory(error):
+                for part in ("model", "data"):
+                    if "rasterizer" in (self.chosen.get(f"{part}.init_args") or {}):
+                        error.add_note(DRAWN.format(part=part))
+                        break
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Keep the command line's values: Lightning lets the checkpoint's override them."""
@@ -208,6 +226,7 @@ class HandCLI(LightningCLI):
         if self.subcommand == "fit" and checkpoints:
             callbacks.append(self.config_init[self.subcommand].checkpoint)
             callbacks.append(self.config_init[self.subcommand].safety)  # after the former's best
+        if self.subcommand == "fit" and (checkpoints or self.keeps_files):
             callbacks.append(FailureDump())
         if self.compiler:
             callbacks.append(Compiled(self.compiler))

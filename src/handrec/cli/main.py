@@ -35,9 +35,13 @@ TOOLS = {
 RATE = "--model.init_args.lr"
 MEMORY = (
     "out of memory: lower --data.init_args.batch_size (--trainer.accumulate_grad_batches=2 makes up"
-    " for half of it), --data.init_args.image_size, or the pictures a rasterizer draws at a time"
-    " (--model.init_args.rasterizer.init_args.chunk=8); --trainer.precision=bf16-mixed needs less"
-    " than 32-true"
+    " for half of it), --data.init_args.image_size{drawn}; --trainer.precision=bf16-mixed needs"
+    " less than 32-true"
+)
+#: Said to those whose method, or data, draw.
+DRAWN = (
+    ", or the pictures a rasterizer draws at a time"
+    " (--{part}.init_args.rasterizer.init_args.chunk=8)"
 )
 #: How torch (CPU, cuBLAS, cuDNN), Warp, and workers that the system killed say it.
 OUT_OF_MEMORY = (
@@ -147,7 +151,8 @@ def mistake(error: BaseException) -> str | None:
         return f"{text}{where}: the training diverged; lower the learning rate ({RATE})"
     if isinstance(error, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
         return "the checkpoint does not fit the model: " + " ".join(text.split()[:40]) + " ..."
-    return MEMORY if is_out_of_memory(error) else None
+    drawn = "".join(getattr(error, "__notes__", ()))  # of `hand_cli`, which knows what is run
+    return MEMORY.format(drawn=drawn) if is_out_of_memory(error) else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

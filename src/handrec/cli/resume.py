@@ -17,8 +17,8 @@ from handrec.errors import UserError
 KEPT = ("last.ckpt", "previous.ckpt")
 ROOT = "trainer.default_root_dir"
 #: What zipfile raises when it meets bits that are not as they were written.
-STUMBLES = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, LookupError)
-STUMBLES += (OverflowError, struct.error)
+STUMBLES: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
+STUMBLES += (RuntimeError, ValueError, LookupError, OverflowError)
 
 
 def resume_arguments(asked: str, arguments: list[str]) -> Iterator[str]:

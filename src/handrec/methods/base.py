@@ -84,7 +84,7 @@ class Method(pl.LightningModule, ABC):
         Lightning's bookkeeping of every value in every step would cost a tenth of a step on CPUs.
         """
         if loss.is_cuda:
-            self.watch.note(terms)
+            self.watch.note(terms, self.last_batch, self.global_step)
         trainer: Any = self.trainer  # its loggers' side is untyped
         if (self.global_step + 1) % trainer.log_every_n_steps == 0:
             self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,15 +16,22 @@ class _Look(NamedTuple):
     names: tuple[str, ...]
     finite: Tensor
     arrived: torch.cuda.Event | None
+    batch: Any
+    step: int
 
 
 class Watch:
-    """Looks at the terms of a step when they have arrived, as a rule during the next step."""
+    """Looks at the terms of a step when they have arrived, as a rule during the next step.
+
+    Attributes:
+        failed: the batch and the number of the step whose terms were not finite.
+    """
 
     def __init__(self) -> None:
         self._looks: deque[_Look] = deque()
+        self.failed: tuple[Any, int] | None = None
 
-    def note(self, terms: dict[str, Tensor]) -> None:
+    def note(self, terms: dict[str, Tensor], batch: Any = None, step: int = 0) -> None:
         """Start copying whether a step's terms are finite; nobody waits for it."""
         finite = torch.stack([term.detach().isfinite().all() for term in terms.values()])
         arrived = None
@@ -32,7 +39,7 @@ class Watch:
             finite = finite.to("cpu", non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        self._looks.append(_Look(tuple(terms), finite, arrived))
+        self._looks.append(_Look(tuple(terms), finite, arrived, batch, step))
 
     def check(self, wait: bool = False) -> None:
         """Raise if what has arrived so far, or after waiting for all of it, is not finite.
@@ -41,7 +48,7 @@ class Watch:
             FloatingPointError: names the terms.
         """
         while self._looks:
-            names, finite, arrived = self._looks[0]
+            names, finite, arrived, batch, step = self._looks[0]
             if arrived is not None and not arrived.query():
                 if not wait:
                     return
@@ -49,6 +56,7 @@ class Watch:
             self._looks.popleft()
             if not finite.all():
                 self._looks.clear()
+                self.failed = batch, step
                 refuse_non_finite(dict(zip(names, finite.tolist(), strict=True)))
 
 

@@ -1,0 +1,65 @@
+"""Benchmarks that watch over trainings: what is no pass is not taken for one."""
+
+import importlib.util
+import math
+import random
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import REPOSITORY
+
+
+def load(name):
+    path = REPOSITORY / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_chaos_counts_the_kills_that_fell_after_a_checkpoint(saves, tmp_path, monkeypatch):
+    chaos = load("chaos")
+    starts = []
+
+    def start(folder, experiment, epochs):
+        starts.append(experiment)
+        if saves and len(starts) == 2:
+            last = folder / "lightning_logs" / experiment / "version_0" / "checkpoints/last.ckpt"
+            last.parent.mkdir(parents=True)
+            last.touch()
+        seconds = 60 if len(starts) < 4 else 0
+        command = [sys.executable, "-c", f"import time; time.sleep({seconds})"]
+        return subprocess.Popen(command, start_new_session=True)
+
+    monkeypatch.setattr(chaos, "start", start)
+    draw = random.Random(0)
+    monkeypatch.setattr(draw, "uniform", lambda *_: 0.05 if len(starts) < 4 else 30.0)
+    told = chaos.disturb(tmp_path, "any", 1, 60.0, 1.0, draw)
+    assert told == {"kills": 3, "kills_after_a_checkpoint": 2 * saves, "failures": 0}
+
+
+def test_precision_takes_losses_that_are_not_finite_for_what_they_are():
+    precision = load("precision")
+    full, half = precision.Losses(), precision.Losses()
+    full.losses, half.losses = [1.0, 2.0], [math.nan, math.inf]
+    row = precision.row("any", "16-mixed", half, full)
+    assert row["not_finite"] == 2
+    assert math.isnan(row["first_step_percent"])
+    half.losses = [math.nan, 1.0]
+    row = precision.row("any", "16-mixed", half, full)
+    assert row["not_finite"] == 1
+    assert row["mean_percent"] == row["largest_percent"] == 50.0
+    assert math.isnan(row["first_step_percent"])
+
+
+def test_overhead_ends_with_status_1_above_its_bars(monkeypatch):
+    overhead = load("overhead")
+    for met in (True, False):
+        monkeypatch.setattr(overhead, "measure", lambda *_, met=met: {"met": met})
+        monkeypatch.setattr(sys, "argv", ["overhead", "--experiments", "any"])
+        with pytest.raises(SystemExit) as exit_:
+            overhead.main()
+        assert bool(exit_.value.code) is not met
