@@ -1,9 +1,13 @@
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
-from tests.videos import damage, write_discs
+from tests.videos import damage, disc_frame, write_discs
 
 from handrec.data.video_files import VideoReader, probe
 from handrec.errors import UserError
+from handrec.viz.video import VideoFile
 
 PATH = [[(20 + 2 * i, 40)] for i in range(30)]
 
@@ -42,13 +46,52 @@ def test_a_video_cut_short_is_read_to_its_end_and_that_is_said(video):
     assert "of 30 frames" in reader.broken[-1]
 
 
-def test_damaged_frames_are_named_and_left_out(video):
+@pytest.mark.parametrize("threaded", [False, True])
+def test_damaged_frames_are_named_and_left_out(video, threaded):
     damage(video, 0.75, 200)
+    reader = VideoReader(video, threaded)
+    frames = list(reader)
+    assert 0 < len(frames) < 30
+    for frame in frames:  # each keeps the number of its time and shows what it should
+        assert frame.number == round(frame.seconds * 25)
+    missing = sorted(set(range(30)) - {frame.number for frame in frames})
+    lines = [f"a.mp4: frame {n} ({n / 25:.3f} s): " for n in missing]
+    assert len(reader.broken) == len(lines)
+    assert all(line in broken for line, broken in zip(lines, reader.broken, strict=True))
+
+
+@pytest.mark.parametrize("lost", [7, 29])
+def test_frames_after_a_lost_one_keep_their_numbers(video, lost):
+    """One packet's content is overwritten; packets are not in the order in which frames show."""
+    with av.open(video) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        packet = sorted(packets, key=lambda p: p.pts)[lost]
+        start, size = packet.pos, packet.size
+    data = bytearray(video.read_bytes())
+    data[start : start + size] = b"\xff" * size
+    video.write_bytes(data)
     reader = VideoReader(video)
-    count = len(list(reader))
-    assert reader.broken
-    assert count < 30
-    assert all("a.mp4: frame " in line or "ends early" in line for line in reader.broken)
+    frames = list(reader)
+    numbers = [frame.number for frame in frames]
+    assert lost not in numbers
+    assert numbers == [round(frame.seconds * 25) for frame in frames]
+    missing = sorted(set(range(30)) - set(numbers))
+    assert [line.split(" (")[0] for line in reader.broken] == [
+        f"{video}: frame {n}" for n in missing
+    ]
+
+
+def test_frames_at_uneven_times_are_counted(tmp_path):
+    times = [0.0, 0.04, 0.3, 0.34, 1.0]
+    file = VideoFile(tmp_path / "a.mp4", (91, 121), Fraction(25), quality=10)
+    for x, seconds in enumerate(times):
+        file.write(disc_frame((91, 121), [(20 + 9 * x, 40)], 9.0), seconds)
+    file.close()
+    reader = VideoReader(tmp_path / "a.mp4")
+    frames = list(reader)
+    assert [frame.number for frame in frames] == list(range(5))
+    assert [frame.seconds for frame in frames] == pytest.approx(times, abs=1e-3)
+    assert reader.broken == []
 
 
 def test_what_is_no_video_is_refused_by_name(tmp_path):

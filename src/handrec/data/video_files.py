@@ -1,5 +1,7 @@
 """Video files: decoded frame by frame, upright, in constant memory."""
 
+import heapq
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +38,7 @@ class Frame(NamedTuple):
     """A decoded frame.
 
     Attributes:
-        number: from 0 on, broken frames not counted.
+        number: from 0 on, in the order of presentation; broken frames have numbers, too.
         seconds: since the start of the video.
         picture: upright RGB.
     """
@@ -63,7 +65,7 @@ def probe(path: Path) -> VideoInfo:
         frames = 0
         try:
             for packet in container.demux(stream):
-                frames += bool(packet.size)
+                frames += _holds_frame(packet)
         except FFmpegError:  # cut short: what there is counts
             pass
     height, width = first.picture.shape[:2]
@@ -72,6 +74,10 @@ def probe(path: Path) -> VideoInfo:
 
 class VideoReader(Iterator[Frame]):
     """Decodes a video; frames that cannot be decoded are left out and listed.
+
+    Every packet of the file says when its frame is to be shown, also one whose content is broken: a
+    frame's number is how many packets come before it by that time, whatever the rate and whether it
+    varies. Frames of files without such times are numbered as they come.
 
     Args:
         path: of the file.
@@ -88,6 +94,8 @@ class VideoReader(Iterator[Frame]):
     def __init__(self, path: Path, threaded: bool = True) -> None:
         self.path, self.threaded = path, threaded
         self.broken: list[str] = []
+        self._waiting: list[int] = []  # presentation times of packets whose frames did not come yet
+        self._reason, self._end = "cannot be decoded", ""
         self._frames = self._decode()
 
     def __next__(self) -> Frame:
@@ -108,45 +116,78 @@ class VideoReader(Iterator[Frame]):
                 raise UserError(f"{self.path}: no video in the file")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO" if self.threaded else "NONE"
-            number, lost, size = 0, 0, None
+            number, size = 0, None
             for frame in self._frames_of(container, stream):
+                number = self._lost_before(number, frame.pts, stream)
                 picture = _upright(frame)
                 size = size or picture.shape
+                seconds = number / DEFAULT_RATE if frame.time is None else frame.time
                 if frame.is_corrupt or picture.shape != size:
                     what = "damaged" if frame.is_corrupt else "of another size"
-                    self.broken.append(f"{self.path}: frame {number + lost}: {what}")
-                    lost += 1
-                    continue
-                seconds = frame.time
-                yield Frame(number, number / 30 if seconds is None else seconds, picture)
+                    self._note(number, float(seconds), what)
+                else:
+                    yield Frame(number, float(seconds), picture)
                 number += 1
+            self._lost_before(number, math.inf, stream)
+            self.broken += filter(None, [self._end])
+
+    def _lost_before(self, number: int, shown: int | float | None, stream: "av.VideoStream") -> int:
+        """List the frames that should have come before another, and return the other's number.
+
+        Args:
+            number: of the next frame.
+            shown: presentation time of the other in the stream's unit, infinite at the end of the
+                file; None of frames that do not say theirs.
+            stream: the frames are of.
+        """
+        times = self._waiting
+        while times and shown is not None and times[0] < shown:
+            seconds = float(heapq.heappop(times) * (stream.time_base or 0))
+            self._note(number, seconds, self._reason)
+            number += 1
+        while times and (shown is None or times[0] == shown):
+            heapq.heappop(times)
+            if shown is None:
+                break
+        return number
+
+    def _note(self, number: int, seconds: float, what: str) -> None:
+        self.broken.append(f"{self.path}: frame {number} ({seconds:.3f} s): {what}")
 
     def _frames_of(
         self, container: "av.container.InputContainer", stream: "av.VideoStream"
     ) -> Iterator["av.VideoFrame"]:
         """Yield the frames that decode."""
         packets = container.demux(stream)
-        count = 0
+        count, timed = 0, False
         while True:
             try:
                 packet = next(packets, None)
             except FFmpegError as error:
-                self.broken.append(f"{self.path}: ends early, at frame {count} ({error.strerror})")
+                self._end = f"{self.path}: ends early, at frame {count} ({error.strerror})"
                 return
             if packet is None:
                 if count < stream.frames:
-                    self.broken.append(
-                        f"{self.path}: ends early, {count} of {stream.frames} frames are there"
-                    )
+                    there = f"{count} of {stream.frames} frames are there"
+                    self._end = f"{self.path}: ends early, {there}"
                 return
+            if _holds_frame(packet) and packet.pts is not None:
+                heapq.heappush(self._waiting, packet.pts)
+                timed = True
             try:
                 frames = packet.decode()
             except FFmpegError as error:
-                number = count if packet.size else count - 1  # the last packet is empty
-                self.broken.append(f"{self.path}: frame {number}: {error.strerror}")
+                self._reason = error.strerror or self._reason
+                if not timed:  # otherwise it will be missing among the others
+                    self.broken.append(f"{self.path}: a frame about {count}: {self._reason}")
                 frames = []
             count += bool(packet.size)
             yield from frames
+
+
+def _holds_frame(packet: "av.Packet") -> bool:
+    """Return whether a packet has a frame to be shown: the last is empty, edits drop some."""
+    return bool(packet.size) and not packet.is_discard
 
 
 def _upright(frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
