@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from handrec.cli.main import main
+from handrec.data.ho3d import HO3D
+from handrec.errors import UserError
 from tests.cli.conftest import REPOSITORY
 
 FORMATS = {
@@ -92,7 +94,7 @@ def test_files_that_are_damaged_inside_are_listed(here, capsys):
         name = path.relative_to(here)
         assert f"{name}: damaged inside, decoders fill in the rest (Corrupt JPEG data" in out
     assert "2 at fault" in out
-    assert "2 images are at fault" in out
+    assert "2 files are at fault" in out
 
 
 def test_joints_of_another_order_are_warned_of(here, capsys):
@@ -101,7 +103,35 @@ def test_joints_of_another_order_are_warned_of(here, capsys):
     joints = json.loads(path.read_text())
     path.write_text(json.dumps([[entry[0], *reversed(entry[1:])] for entry in joints]))
     assert main(["data", "check", "freihand", "set"]) == 0
-    assert "joints of another order" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    warnings = out.count("joints of another order")
+    assert warnings
+    assert f"no file is at fault, but {warnings} warnings above want a look" in out
+    assert "nothing wrong" not in out
+
+
+def test_a_mask_of_all_colour_versions_is_one_fault(here, capsys):
+    synth("freihand")
+    masks = list((here / "set/training/mask").iterdir())
+    for mask in masks:
+        mask.write_bytes(b"no picture" * 50)
+    assert main(["data", "check", "freihand", "set", "--images", "0"]) == 1
+    out = capsys.readouterr().out
+    assert all(out.count(f"mask/{mask.name}") == 1 for mask in masks)
+    assert f"{len(masks)} files are at fault" in out
+
+
+def test_the_check_looks_again(here, capsys):
+    """Changes that no folder's time tells of; and what fails then does not serve a training."""
+    synth("ho3d_v3")
+    assert main(["data", "check", "ho3d_v3", "set"]) == 0
+    meta = next((here / "set/train").rglob("*.pkl"))
+    meta.write_bytes(b"no pickle")
+    for _ in range(2):
+        assert main(["data", "check", "ho3d_v3", "set"]) == 2
+        assert meta.name in capsys.readouterr().err
+    with pytest.raises(UserError, match=meta.name):
+        HO3D(str(here / "set"), "v3").setup("fit")
 
 
 @pytest.mark.parametrize("name", ["shards", "video"])

@@ -70,16 +70,17 @@ def _check_labelled(console: "Console", data: "RealHands", args: argparse.Namesp
     from handrec.data.inspection import inspect
 
     data.hand = labelled_model(data, args.mano)
-    data.setup("check")
+    data.check()
     console.print(f"{data.name} in {data.root}", markup=False, soft_wrap=True)
     splits = list(dict.fromkeys(("train", "val", *data.test_splits)))
     console.print(_counts_table(data, splits))
-    wrong = 0
+    wrong: set[str] = set()
+    warnings = 0
     for split in splits:
         found = inspect(data, split, args.images)
-        _print_inspection(console, split, found)
+        warnings += _print_inspection(console, split, found)
         _print_faults(console, found.faults, args.images)
-        wrong += len(found.faults)
+        wrong.update(found.faults)
         batches = (data.label(crops) for crops in _evenly(data, split))
         _write_sheet(console, args.out / f"{data.name}-{split}.png", batches)
     if data.hand is None and any(t.labels.has_pose.any() for t in data.tables.values()):
@@ -87,7 +88,7 @@ def _check_labelled(console: "Console", data: "RealHands", args: argparse.Namesp
     skipped = {line for table in data.tables.values() for line in table.skipped}
     if skipped:
         console.print(f"{len(skipped)} images left out, such as {min(skipped)}", soft_wrap=True)
-    return _verdict(console, wrong)
+    return _verdict(console, len(wrong), warnings)
 
 
 def _check_stream(console: "Console", data: "StreamedImages", args: argparse.Namespace) -> int:
@@ -112,8 +113,12 @@ def _check_stream(console: "Console", data: "StreamedImages", args: argparse.Nam
     return _verdict(console, wrong)
 
 
-def _verdict(console: "Console", wrong: int) -> int:
-    console.print("nothing wrong" if not wrong else f"{wrong} images are at fault")
+def _verdict(console: "Console", wrong: int, warnings: int = 0) -> int:
+    """Print what was found in all, and return the status, of which warnings are no part."""
+    said = f"{wrong} files are at fault" if wrong else "no file is at fault"
+    if warnings:
+        said += f", but {warnings} warnings above want a look: labels that do not fit train nothing"
+    console.print(said if wrong or warnings else "nothing wrong", soft_wrap=True)
     return 1 if wrong else 0
 
 
@@ -216,8 +221,8 @@ def _counts_table(data: "RealHands", splits: list[str]) -> "Table":
     return table
 
 
-def _print_inspection(console: "Console", split: str, found: "Inspection") -> None:
-    """Print what some images of a split say."""
+def _print_inspection(console: "Console", split: str, found: "Inspection") -> int:
+    """Print what some images of a split say, and return how many warnings that were."""
     console.print(f"{split}: {found.images:,} images read, {len(found.faults)} at fault")
     if found.known:
         console.print(f"  {found.outside:.1%} of the keypoints outside their crop")
@@ -229,11 +234,13 @@ def _print_inspection(console: "Console", split: str, found: "Inspection") -> No
         if len(errors):
             figures = f"mean {errors.mean():.3f} {unit}, most {errors.max():.3f} {unit}"
             console.print(f"  parameters against labels, {what}: {figures}", soft_wrap=True)
-    if len(found.joint_errors) and found.joint_errors.mean() > _FAR:
+    far = bool(len(found.joint_errors) and found.joint_errors.mean() > _FAR)
+    if far:
         console.print(
             "  warning: that is far: joints of another order, or parameters of another hand model?",
             style="bold yellow",
         )
+    return int(far)
 
 
 def _print_faults(console: "Console", faults: list[str], images: int) -> None:

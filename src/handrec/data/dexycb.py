@@ -122,8 +122,10 @@ class DexYCB(RealHands):
         return {"setup_name": self.setup_name}
 
     def sources(self, part: str) -> list[Path]:
-        """Return the folders of the subjects and of the calibration."""
-        return [self.root / MARK, self.root / "calibration", *self._subjects()]
+        """Return the folders of the calibration, the subjects, their sequences and cameras."""
+        subjects = self._subjects()
+        inner = [path for pattern in ("*/", "*/*/") for s in subjects for path in s.glob(pattern)]
+        return [self.root / MARK, self.root / "calibration", *subjects, *sorted(inner)]
 
     def read(self, part: str) -> Annotated:
         """Return the frames of a split in which there is a hand."""

@@ -54,8 +54,8 @@ class Folder(RealHands):
         return {"min_size": self.min_size, "files": files}
 
     def sources(self, part: str) -> list[Path]:
-        """Return the folder."""
-        return [self.root]
+        """Return the folder and those in it."""
+        return [self.root, *sorted(self.root.rglob("*/"))]
 
     def setup(self, stage: str) -> None:
         """Map the list of images into memory, and say what was left out."""

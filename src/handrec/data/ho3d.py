@@ -93,13 +93,14 @@ class HO3D(RealHands):
         return facts if self.detections is None else facts | {"detections": self.detections}
 
     def sources(self, part: str) -> list[Path]:
-        """Return the list of frames, the evaluation's labels, and the folder of sequences."""
+        """Return the list of frames, the evaluation's labels, and the sequences' folders."""
         names = [f"{_folder(part)}.txt", MARK, _folder(part)]
         if part == "evaluation":
             names += ["evaluation_xyz.json", "evaluation_verts.json"]
         elif self.detections is not None:
             names.append(self.detections)
-        return [self.root / name for name in names]
+        inner = sorted((self.root / _folder(part)).glob("*/*/"))  # rgb and meta of each sequence
+        return [*(self.root / name for name in names), *inner]
 
     def read(self, part: str) -> Annotated:
         """Return the frames of a part, sequence by sequence, as its list has them."""

@@ -154,12 +154,12 @@ def inspect(data: RealHands, split: str, images: int) -> Inspection:
     """Return what evenly spread images of a split say; 0 reads all of them."""
     crops = data.crops(split)
     chosen = spread(len(crops), images)
-    faults = damaged(crops, chosen)
+    faults = {line: line for line in damaged(crops, chosen)}
     known = outside = read = 0
     errors: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in _read(crops, data, chosen):
         if isinstance(batch, str):
-            faults.append(batch)
+            faults.setdefault(batch.partition(" (sample ")[0], batch)  # one mask is of several
             continue
         read += len(batch.image)
         inside = ((batch.keypoints_2d >= 0) & (batch.keypoints_2d < data.image_size)).all(-1)
@@ -172,7 +172,7 @@ def inspect(data: RealHands, split: str, images: int) -> Inspection:
     if not crops.table.labels.vertices.shape[1]:  # they follow from the parameters
         vertices = empty
     share = outside / max(known, 1)
-    return Inspection(read, faults, known, share, joints, vertices, pixels)
+    return Inspection(read, list(faults.values()), known, share, joints, vertices, pixels)
 
 
 def damaged(crops: CropSet, indices: list[int]) -> list[str]:

@@ -63,7 +63,7 @@ class RealHands(HandDataModule):
 
     A subclass reads the parts of its set (:meth:`read`); everything else is here. Before anything
     trains, each part is read once, checked (:func:`check_labels`, :func:`check_files`) and kept as
-    columns in ``cache_dir``; a set that fails is not used.
+    columns in ``cache_dir``; a set that fails is not used. :meth:`check` looks at all of it again.
 
     Args:
         root: folder of the data set; None looks for ``folders`` in ``$HANDREC_DATA``.
@@ -132,7 +132,11 @@ class RealHands(HandDataModule):
 
     @abstractmethod
     def sources(self, part: str) -> list[Path]:
-        """Return the files and folders that a part's labels are read from."""
+        """Return the files and folders that a part's labels are read from.
+
+        Labels that are kept serve as long as the sizes and times of change of all of these do not
+        change: a folder's tells of files that come and go, not of changes within files.
+        """
 
     @abstractmethod
     def read(self, part: str) -> Annotated:
@@ -188,6 +192,12 @@ class RealHands(HandDataModule):
                 self._prepare(part)
             self.tables[part] = LabelTable(self._cache(part))
             self._check_hand(self.tables[part])
+
+    def check(self) -> None:
+        """Read and check every part again, whatever is kept of it, and set it up."""
+        for part in self._needed("check"):
+            self._cache(part).unlink(missing_ok=True)  # what fails now shall not serve a training
+        self.setup("check")
 
     def fingerprint(self, split: str) -> str:
         """Return the SHA-256 of the labels and file names of a split's part, once it is set up."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -185,7 +185,7 @@ class VideoReader(Iterator[Frame]):
             yield from frames
 
 
-def _holds_frame(packet: "av.Packet") -> bool:
+def _holds_frame(packet: Any) -> bool:
     """Return whether a packet has a frame to be shown: the last is empty, edits drop some."""
     return bool(packet.size) and not packet.is_discard
 
