@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ import yaml
 
 from handrec.cli.export import learned_size
 from handrec.cli.main import main
+from handrec.methods import loading, onnx_export
+from handrec.methods.base import HandMethod
 
 
 def refuse(capsys, *args):
@@ -43,3 +46,26 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch, capsys):
 )
 def test_the_size_of_the_crops_is_that_of_the_training(config, size):
     assert learned_size({"handrec_config": yaml.safe_dump(config)}) == size
+
+
+@pytest.mark.parametrize("wrong", [None, *onnx_export.OUTPUTS])
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_a_file_that_says_something_else_is_not_put_in_place(
+    tmp_path, monkeypatch, capsys, wrong, value
+):
+    monkeypatch.chdir(tmp_path)
+    found = dict.fromkeys(onnx_export.OUTPUTS, 1e-6) | ({wrong: value} if wrong else {})
+    monkeypatch.setattr(loading, "load_method", lambda path: Mock(spec=HandMethod))
+    monkeypatch.setattr(
+        onnx_export, "export_onnx", lambda method, path, *args: path.write_bytes(b"new")
+    )
+    monkeypatch.setattr(onnx_export, "largest_differences", lambda *args: found)
+    Path("a.onnx").write_bytes(b"old")
+    given = [checkpoint("some.ckpt"), "--image-size=32", "--out=a.onnx"]
+    if wrong is None:
+        assert main(["export", *given]) == 0
+    else:
+        said = refuse(capsys, *given)
+        assert f"a.onnx was not written: ONNX Runtime and PyTorch differ in {wrong} by" in said
+    assert Path("a.onnx").read_bytes() == (b"old" if wrong else b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "some.ckpt"]

@@ -8,12 +8,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from handrec.cli import keypoints
 from handrec.cli.keypoints import DOUBT, Found, as_coco, look
 from handrec.cli.main import main
 from handrec.data.coco_hands import CocoHands
 from handrec.hand.openhand import OpenHand
+from handrec.methods import loading
 from tests.data.test_augment import labelled_batch
+from tests.videos import write_discs
 
 
 def test_a_network_that_follows_the_picture_is_sure():
@@ -130,3 +134,46 @@ def test_videos_that_cannot_be_labelled(tmp_path, monkeypatch, capsys, options, 
     assert main(["data", "keypoints", *options]) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--run=nothing"], "nothing"),
+        (["--ckpt=none.ckpt"], "none.ckpt"),
+        (["--detector=none.task"], "no detector file none.task"),
+        (["--run=r", "--boxes=none.json"], "none.json"),
+        (["--run=r", "--boxes=late.json"], "a.mp4, frame 9: the video has 3 frames"),
+        (["--run=r", "--boxes=late.json", "--detector=d"], "give one of them"),
+        (["--run=r", "--out=a.mp4/keypoints.json"], "a.mp4: a file is where this folder"),
+    ],
+)
+def test_whatever_is_wrong_is_said_before_a_frame_is_written(
+    tmp_path, monkeypatch, capsys, options, said
+):
+    monkeypatch.chdir(tmp_path)
+    write_discs(tmp_path / "a.mp4", [[(40, 40)]] * 3)
+    (tmp_path / "late.json").write_text(json.dumps({"a.mp4": {"9": [{"box": [0, 0, 40, 40]}]}}))
+    if "--run=r" in options:
+        monkeypatch.setattr(keypoints, "_network", lambda args: None)
+    assert main(["data", "keypoints", "a.mp4", "--frames=frames", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "frames").exists()
+
+
+@pytest.mark.parametrize(("given", "size"), [([], 64), (["--size=96"], 96)])
+def test_crops_are_of_the_size_that_the_run_was_trained_at(tmp_path, monkeypatch, given, size):
+    config = {"data": {"class_path": "x", "init_args": {"image_size": 64}}}
+    content = {"state_dict": {}, "handrec_config": yaml.safe_dump(config)}
+    torch.save(content, tmp_path / "a.ckpt")
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((84, 42, 3), 90, np.uint8))
+    seen = []
+
+    class Sees(torch.nn.Module):
+        def reconstruct(self, batch):
+            seen.append(tuple(batch.image.shape[-2:]))
+            return types.SimpleNamespace(keypoints_2d=torch.rand(len(batch.image), 21, 2))
+
+    monkeypatch.setattr(loading, "load_method", lambda path: Sees())
+    assert main(["data", "keypoints", str(tmp_path), f"--ckpt={tmp_path / 'a.ckpt'}", *given]) == 0
+    assert set(seen) == {(size, size)}

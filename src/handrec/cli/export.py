@@ -2,19 +2,25 @@
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from handrec.cli import runs
 from handrec.cli.command_line import CONFIG_KEY
+from handrec.cli.folders import make_folder
 from handrec.errors import UserError
 
 if TYPE_CHECKING:
     from handrec.methods.base import HandMethod
 
-#: Largest difference to PyTorch that is no cause for doubt: metres, and pixels of 2D keypoints.
-TOLERANCE = 1e-4
+#: Largest difference to PyTorch that is no cause for doubt, in the unit of each output: metres,
+#: entries of rotation matrices, coefficients, and pixels, of which 0.1 mm are so many near by.
+TOLERANCE = {
+    "vertices": 1e-4, "joints": 1e-4, "translation": 1e-4, "pose": 1e-3, "betas": 1e-3,
+    "scale": 1e-3, "keypoints_2d": 1e-1,
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +59,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{path}: {type(method).__name__} reconstructs no hands")
     out = args.out or Path(f"{type(method).__name__.lower()}.onnx")
     about = {"checkpoint": path.name}
-    export_onnx(method, out, size, args.batch, args.opset or OPSET, about)
+    make_folder(out.parent)
+    with TemporaryDirectory(dir=out.parent, prefix=".") as unchecked:
+        written = Path(unchecked) / out.name
+        export_onnx(method, written, size, args.batch, args.opset or OPSET, about)
+        report_parity(written, method, size, args.batch)
+        for file in Path(unchecked).iterdir():  # large weights are a file beside the network
+            file.replace(out.parent / file.name)
     print(f"{out}: {type(method).__name__}, crops of {size} px, {out.stat().st_size / 1e6:.1f} MB")
-    report_parity(out, method, size, args.batch)
     return 0
 
 
@@ -75,8 +86,14 @@ def report_parity(path: Path, method: "HandMethod", size: int, batch: int | None
     except ImportError:
         print(f"not checked: ONNX Runtime is not installed ({INSTALL})")
         return
-    worst = max(differences.values())
     print("largest differences to PyTorch, in metres, pixels of crops and so on:")
     print("  " + ", ".join(f"{name} {value:.1e}" for name, value in differences.items()))
-    if not differences["vertices"] <= TOLERANCE:
-        raise UserError(f"{path}: ONNX Runtime and PyTorch differ by {worst:.1e}: do not use it")
+    wrong = [
+        f"{name} by {value:.1e} (at most {TOLERANCE[name]:.0e} is right)"
+        for name, value in differences.items()
+        if not value <= TOLERANCE[name]  # NaN neither
+    ]
+    if wrong:
+        raise UserError(
+            f"{path.name} was not written: ONNX Runtime and PyTorch differ in {', '.join(wrong)}"
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from handrec.cli.folders import make_folder
 from handrec.data.suffixes import VIDEOS
 from handrec.errors import UserError
 
@@ -50,6 +51,22 @@ class Found(NamedTuple):
     side: str
 
 
+class Network(NamedTuple):
+    """A trained network that finds keypoints.
+
+    Attributes:
+        path: of its checkpoint.
+        find: keypoints of a batch of crops.
+        size: of the crops, pixels.
+        device: that it is on.
+    """
+
+    path: Path
+    find: "Finder"
+    size: int
+    device: Any
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `handrec data keypoints` takes."""
     parser.add_argument("input", help="photo or folder of photos; with --frames video or folder "
@@ -70,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", choices=("right", "left"), default="right", help="of hands "
                         "whose side no box names (default: right)")  # fmt: skip
     parser.add_argument("--recursive", action="store_true", help="photos in folders, too")
-    parser.add_argument("--size", type=int, default=224, help="of the crops (default: 224)")
+    parser.add_argument("--size", type=int, help="of the crops (default: as the run was trained)")
     parser.add_argument("--batch-size", type=int, default=16, help="crops at a time")
     parser.add_argument(
         "--out", type=Path, help="file (default: keypoints.json in the folder of photos)"
@@ -80,27 +97,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the keypoints and write them down."""
     out = args.out or (args.frames or _folder(args.input)) / "keypoints.json"
-    if out.exists():
-        raise UserError(f"{out} is there already: say --out=FILE, or remove it")
-    if args.run and args.ckpt:
-        raise UserError("give --run or --ckpt, not both")
-    if args.stride < 1:
-        raise UserError("--stride must be at least 1")
-    by_network = args.run or args.ckpt
-    if not (by_network or args.detector):
-        raise UserError(
-            "who finds the keypoints? --run=NAME or --ckpt=FILE of a trained network, or"
-            " --detector=hand_landmarker.task (MediaPipe)"
-        )
-    if args.frames is None and Path(args.input).suffix.lower() in VIDEOS:
-        raise UserError(f"{args.input} is a video: --frames=FOLDER says where its frames go")
+    _refuse(args, out)
+    network = _network(args) if args.run or args.ckpt else None
+    if args.detector:
+        from handrec.data.detection import MediaPipeHands
+
+        MediaPipeHands(args.detector)  # refuses what is none before any video is decoded
+    if out.parent != args.frames:
+        make_folder(out.parent)
     with TemporaryDirectory() as scratch:
         broken = [] if args.frames is None else _to_frames(args, Path(scratch))
-        hands, skipped = _by_network(args) if by_network else _by_mediapipe(args)
+        hands, skipped = _by_mediapipe(args) if network is None else _by_network(args, network)
     skipped += broken
     if not hands:
         raise UserError(f"{args.input}: no hand found ({'; '.join(skipped[:3]) or 'in any photo'})")
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(as_coco(hands)) + "\n", encoding="utf-8")
     photos = len({hand.name for hand in hands})
     print(f"written: {out}: {len(hands)} hands in {photos} photos; look at them:")
@@ -112,14 +122,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse(args: argparse.Namespace, out: Path) -> None:
+    """Refuse options that do not go together."""
+    if out.exists():
+        raise UserError(f"{out} is there already: say --out=FILE, or remove it")
+    if args.run and args.ckpt:
+        raise UserError("give --run or --ckpt, not both")
+    if args.stride < 1:
+        raise UserError("--stride must be at least 1")
+    if min(args.batch_size, 1 if args.size is None else args.size) < 1:
+        raise UserError("--size and --batch-size must be at least 1")
+    by_network = args.run or args.ckpt
+    if not (by_network or args.detector):
+        raise UserError(
+            "who finds the keypoints? --run=NAME or --ckpt=FILE of a trained network, or"
+            " --detector=hand_landmarker.task (MediaPipe)"
+        )
+    if args.boxes and not by_network:
+        raise UserError("boxes are for --run and --ckpt: MediaPipe finds hands by itself")
+    if args.boxes and args.detector:
+        raise UserError("boxes say where hands are, a detector finds them: give one of them")
+    if args.frames is None and Path(args.input).suffix.lower() in VIDEOS:
+        raise UserError(f"{args.input} is a video: --frames=FOLDER says where its frames go")
+
+
 def _to_frames(args: argparse.Namespace, scratch: Path) -> list[str]:
     """Write the frames of videos to files and put them in their place; return their faults."""
-    from handrec.data.extraction import write_frame_boxes, write_frames
+    from handrec.data import extraction
 
-    broken = write_frames(Path(args.input), args.frames, args.stride)
+    videos = extraction.look_at_videos(Path(args.input))
     if args.boxes:
-        given, args.boxes = Path(args.boxes), str(scratch / "boxes.json")
-        write_frame_boxes(given, args.frames, args.side, Path(args.boxes))
+        boxes = extraction.read_frame_boxes(Path(args.boxes), videos, args.side)
+    broken = extraction.write_frames(videos, args.frames, args.stride)
+    if args.boxes:
+        args.boxes = str(scratch / "boxes.json")
+        extraction.write_frame_boxes(boxes, args.frames, Path(args.boxes))
     args.input, args.recursive = str(args.frames), True
     return broken
 
@@ -191,15 +228,18 @@ def look(
     return keypoints, (-DOUBT * apart / extent[:, None]).exp()
 
 
-def _by_network(args: argparse.Namespace) -> tuple[list[Found], list[str]]:
-    """Return the hands whose keypoints a trained network finds, and what was left out."""
+def _network(args: argparse.Namespace) -> Network:
+    """Return the network of the run or checkpoint that was asked for."""
     import torch
 
     from handrec.cli import runs
-    from handrec.data.photos import Photos
-    from handrec.methods.loading import load_method
+    from handrec.cli.export import learned_size
+    from handrec.methods.loading import load_method, read_checkpoint
 
     path = args.ckpt or runs.choose_checkpoint(runs.resolve(args.run), "best")
+    size = args.size or learned_size(read_checkpoint(path))
+    if size is None:
+        raise UserError(f"{path} does not say the size of its crops: give --size")
     method: Any = load_method(path).eval()
     if hasattr(method, "reconstruct"):
         find: Finder = lambda batch: method.reconstruct(batch).keypoints_2d  # noqa: E731
@@ -209,16 +249,23 @@ def _by_network(args: argparse.Namespace) -> tuple[list[Found], list[str]]:
         raise UserError(f"{path}: a {type(method).__name__} finds no keypoints")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method.to(device)
+    return Network(path, find, size, device)
+
+
+def _by_network(args: argparse.Namespace, network: Network) -> tuple[list[Found], list[str]]:
+    """Return the hands whose keypoints a trained network finds, and what was left out."""
+    from handrec.data.photos import Photos
+
     photos = Photos(
         args.input, boxes=args.boxes, detector=args.detector, side=args.side,
-        recursive=args.recursive, image_size=args.size, batch_size=args.batch_size,
+        recursive=args.recursive, image_size=network.size, batch_size=args.batch_size,
     )  # fmt: skip
     photos.setup("predict")
-    print(f"checkpoint {path}")
-    return list(_found(photos, find, device)), photos.skipped
+    print(f"checkpoint {network.path}, crops of {network.size} px")
+    return list(_found(photos, network)), photos.skipped
 
 
-def _found(photos: "Photos", find: "Finder", device: Any) -> "Iterator[Found]":
+def _found(photos: "Photos", network: Network) -> "Iterator[Found]":
     """Yield the hands of photos with their keypoints, in the photos' own pixels and sides."""
     import torch
     from rich.progress import track
@@ -229,8 +276,8 @@ def _found(photos: "Photos", find: "Finder", device: Any) -> "Iterator[Found]":
     loader = photos.predict_dataloader()
     with torch.no_grad():
         for loaded in track(loader, "finding keypoints", transient=True):
-            batch = HandBatch(*(field.to(device) for field in loaded))
-            keypoints, confidence = look(find, batch)
+            batch = HandBatch(*(field.to(network.device) for field in loaded))
+            keypoints, confidence = look(network.find, batch)
             affine = batch.crop_to_image.cpu()
             keypoints = move_pixels(keypoints, affine)
             for i, number in enumerate(batch.sample_id.tolist()):
@@ -248,8 +295,6 @@ def _by_mediapipe(args: argparse.Namespace) -> tuple[list[Found], list[str]]:
     from handrec.data.detection import MediaPipeHands
     from handrec.data.photos import find_photos
 
-    if args.boxes:
-        raise UserError("boxes are for --run and --ckpt: MediaPipe finds hands by itself")
     detector = MediaPipeHands(args.detector)
     hands, skipped = [], []
     for name, path in find_photos(Path(args.input), args.recursive).items():
