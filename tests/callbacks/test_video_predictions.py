@@ -213,6 +213,18 @@ def test_broken_frames_are_counted_and_the_rest_is_written(folder, tmp_path, cap
     assert 0 < len(frames) < 20
 
 
+def test_boxes_that_can_hold_no_hand_are_counted(folder, tmp_path, capsys):
+    good, flat = {"box": [5, 5, 60, 60]}, {"box": [5, 40, 60, 40]}
+    boxes = {"a.mp4": {str(n): [flat, good] if n < 3 else [flat] for n in range(12)}}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    predict(folder, tmp_path / "out", boxes=str(tmp_path / "boxes.json"))
+    said = capsys.readouterr().out
+    assert "hands: 3, frames: 20, videos: 1" in said
+    assert "boxes skipped, they can hold no hand: 12" in said
+    assert said.count("is inverted") == 10
+    assert "and 2 more" in said
+
+
 def test_after_a_fault_files_hold_what_there_was(folder, tmp_path):
     method = SeesDiscs()
 

@@ -14,7 +14,14 @@ import yaml
 from pytorch_lightning.loggers import WandbLogger
 
 from handrec.cli import loggers
-from handrec.cli.command_line import PHOTOS, VIDEO_WRITER, VIDEOS, WRITER, expand
+from handrec.cli.command_line import (
+    PHOTOS,
+    VIDEO_WRITER,
+    VIDEOS,
+    WRITER,
+    expand,
+    photo_arguments,
+)
 from handrec.cli.main import TOOLS, main, mistake
 from handrec.cli.parse_errors import shorten
 from handrec.errors import UserError
@@ -430,6 +437,17 @@ def test_options_of_predict_reach_the_data_and_the_writer(workspace):
         "--trainer.callbacks.formats=[obj,ply]", "--trainer.callbacks.smooth=true",
     ]  # fmt: skip
     assert arguments("--input=a.mp4", "--formats=none")[-2] == "--trainer.callbacks.formats=[]"
+
+
+def test_videos_beside_photos_are_said_to_be_left_out(tmp_path, capsys):
+    for name in ("a.mp4", "b.MOV", "._c.mp4"):
+        (tmp_path / name).touch()
+    list(photo_arguments({"input": str(tmp_path)}))
+    assert capsys.readouterr().err == ""  # of a folder of videos alone
+    (tmp_path / "a.jpg").touch()
+    assert f"--data={PHOTOS}" in list(photo_arguments({"input": str(tmp_path)}))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 videos in it are left out" in line
 
 
 def test_options_of_predict_that_make_no_sense_are_refused(trained, refuse):

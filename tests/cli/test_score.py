@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -132,13 +133,16 @@ def test_mistakes_are_one_line_and_no_table(case, capsys, tmp_path):
     args, _, _ = case
     xyz, verts = (str(tmp_path / f"evaluation_{name}.json") for name in ("xyz", "verts"))
     swapped = [{xyz: verts, verts: xyz}.get(arg, arg) for arg in args]
+    missing = [str(tmp_path / "absent.json") if arg == xyz else arg for arg in args]
     file = tmp_path / "file"
     file.touch()
     for words, message in (
         (swapped, "evaluation_verts.json: sample 0: expected 21 x 3, found 778 x 3"),
         ([*args[:-1], xyz], "is this a file of labels?"),
-        ([*args[:-1], str(tmp_path / "absent.zip")], "absent.zip not found"),
-        ([*args, "--out", str(file)], "file"),
+        ([*args[:-1], str(tmp_path / "absent.zip")], "absent.zip not found: expected pred.json"),
+        ([*args, "--out", str(file)], "file: a file is where this folder should be made"),
+        ([*args, "--out", str(file / "in")], "file/in: a file is where this folder"),
+        (missing, "absent.json not found: expected evaluation_xyz.json, the labelled joints"),
     ):
         assert main(words) == 2
         printed = capsys.readouterr()
@@ -146,6 +150,34 @@ def test_mistakes_are_one_line_and_no_table(case, capsys, tmp_path):
         assert line.startswith("handrec: error: ")
         assert message in line
         assert "unaligned" not in printed.out
+
+
+@pytest.mark.parametrize(
+    "number", ["1" + 400 * "0", "1" + 5000 * "0", "true", "false", '"1"', "null", "NaN", "1e400"]
+)
+def test_what_is_no_number_is_refused(case, capsys, tmp_path, number):
+    args, _, _ = case
+    for name in ("pred", "evaluation_xyz"):
+        path = tmp_path / f"{name}.json"
+        whole = path.read_text()
+        first = re.search(r"-?[\d.]+", whole).group()
+        path.write_text(whole.replace(first, number, 1))
+        assert main(args) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{name}.json" in line
+        assert "traceback" not in line.lower()
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "[[0, 0, 0]]"])
+def test_hints_fit_the_file(case, capsys, tmp_path, content):
+    args, _, _ = case
+    (tmp_path / "evaluation_xyz.json").write_text(content)
+    assert main(args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "evaluation_xyz.json" in line
+    assert "21" in line
+    assert "labels?" not in line
 
 
 def test_every_protocol_can_be_chosen(capsys):

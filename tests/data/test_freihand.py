@@ -194,7 +194,8 @@ def test_half_unpacked(broken):
     assert "training_K.json has 3 entries" in said
     reader(broken, versions=("gs",)).setup("")  # what is there can be used
     (broken / "training_verts.json").unlink()
-    assert "training_verts.json: No such file" in complaint(broken, versions=("gs",))
+    said = complaint(broken, versions=("gs",))
+    assert "training_verts.json is missing: labels (verts) of the training part" in said
 
 
 def test_truncated_image(broken):

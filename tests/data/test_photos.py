@@ -148,6 +148,16 @@ def test_boxes_that_can_hold_no_hand_are_refused(folder, box, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_box_that_can_hold_no_hand_does_not_stop_the_others(folder):
+    good, flat = {"box": [0, 0, 90, 90]}, {"box": [5, 40, 60, 40]}
+    boxes = {"a.png": [flat, good], "b.png": [flat]}
+    photos = ready(str(folder), boxes=write_json(folder, boxes))
+    assert [(item.name, item.box) for item in photos.items] == [("a.png", (0, 0, 90, 90))]
+    assert [line.split(" is ")[0] for line in photos.unusable] == [
+        f"{name}: box [5.0, 40.0, 60.0, 40.0]" for name in ("a.png", "b.png")
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -33,6 +33,9 @@ from handrec.viz.report import encode_png
 from handrec.viz.textured import Render, texture_of
 from handrec.viz.viewer import ViewerPage
 
+#: Faults that are listed at the end; more are only counted.
+LISTED = 10
+
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
     """Return the stem of the output files of each photo, folders kept.
@@ -65,6 +68,13 @@ def prepare_folder(out: Path, inputs: Sequence[Path]) -> None:
     for path in inputs:
         if path.resolve().is_relative_to(out.resolve()):
             raise UserError(f"{path} lies in the output folder: choose another out")
+
+
+def print_counted(title: str, lines: Sequence[str]) -> None:
+    """Print how many of something there were, and the first of them, if any."""
+    if lines:
+        more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+        print(f"{title}: {len(lines)}", *lines[:LISTED], *more, sep="\n  ")
 
 
 class PredictionWriter(NetworkTimer):
@@ -166,6 +176,7 @@ class PredictionWriter(NetworkTimer):
         ):
             if lines:
                 print(f"{title}: {len(lines)}", *lines, sep="\n  ")
+        print_counted("boxes skipped, they can hold no hand", photos.unusable)
         if not all(item.intrinsics_given for item in photos.items):
             print("K was not given for every photo: depths there are rough (see the JSON's note)")
         print(describe_stages(self.stages.seconds, {"photos": self._written}))

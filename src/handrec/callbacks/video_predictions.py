@@ -7,7 +7,7 @@ from typing import Literal
 import pytorch_lightning as pl
 
 from handrec.callbacks.found_hands import FoundHand, describe_method, place_in_photo
-from handrec.callbacks.predictions import output_names, prepare_folder
+from handrec.callbacks.predictions import output_names, prepare_folder, print_counted
 from handrec.callbacks.smoothing import HandSmoother
 from handrec.callbacks.timing import NetworkTimer
 from handrec.callbacks.video_outputs import VideoOutputs
@@ -19,9 +19,6 @@ from handrec.geometry.camera import project
 from handrec.methods.base import HandMethod
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
-
-#: Faults that are listed at the end; more are only counted.
-_LISTED = 10
 
 
 class VideoWriter(NetworkTimer):
@@ -174,12 +171,11 @@ class VideoWriter(NetworkTimer):
         for title, lines in (
             ("videos skipped, unreadable", videos.skipped),
             ("videos left out, no entry in the boxes", videos.unboxed),
+            ("boxes skipped, they can hold no hand", videos.unusable),
             ("frames skipped, and hands lost", videos.broken),
             ("hands left out, no finite numbers from the method", self._broken),
         ):
-            if lines:
-                more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-                print(f"{title}: {len(lines)}", *lines[:_LISTED], *more, sep="\n  ")
+            print_counted(title, lines)
         if not all(video.intrinsics_given for video in videos.videos):
             print("K was not given for every video: depths there are rough (see the JSON's note)")
         print(describe_stages(self.stages.seconds, {"frames": self._frames}))

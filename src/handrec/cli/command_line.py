@@ -1,5 +1,6 @@
 """Expands the suite's own options into those of LightningCLI."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,12 @@ def photo_arguments(own: dict[str, str]) -> Iterator[str]:
     if "boxes" in own and not Path(own["boxes"]).is_file():
         raise UserError(f"no boxes file {own['boxes']}")
     video = holds_video(Path(own["input"]))
+    if not video and (left_out := count_videos(Path(own["input"]))):
+        print(
+            f"{own['input']} has images: {left_out} videos in it are left out;"
+            " predict on them one by one, or in a folder of their own",
+            file=sys.stderr,
+        )
     if "smooth" in own and not video:
         raise UserError(f"--smooth is for videos, and {own['input']} is none")
     yield f"--data={VIDEOS if video else PHOTOS}"
@@ -187,6 +194,13 @@ def holds_video(source: Path) -> bool:
         return source.suffix.lower() in suffixes.VIDEOS
     kinds = {path.suffix.lower() for path in source.iterdir() if not path.name.startswith(".")}
     return bool(kinds & suffixes.VIDEOS) and not kinds & suffixes.IMAGES
+
+
+def count_videos(source: Path) -> int:
+    """Return how many videos lie in a folder."""
+    paths = [] if source.is_file() else source.iterdir()
+    videos = (path for path in paths if path.suffix.lower() in suffixes.VIDEOS)
+    return sum(not path.name.startswith(".") for path in videos)
 
 
 def mesh_formats(given: str) -> str:

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handrec.cli.folders import make_folder
 from handrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from handrec.data.real import FilesError, RealHands
 
     console = Console(highlight=False)
+    if args.images < 0:
+        raise UserError(f"--images {args.images}: must be at least 0, which reads all")
     data = build(args.name, args.root, args.options)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     if not isinstance(data, RealHands):
         return _check_stream(console, data, args)
     try:
@@ -147,13 +150,35 @@ def build(name: str, root: str | None, options: list[str]) -> "RealHands | Strea
         key, equals, value = option.partition("=")
         if not equals:
             raise UserError(f"--set {option}: expected OPTION=VALUE")
-        arguments[key] = yaml.safe_load(value)
-    try:
-        where = "shards" if name == "shards" else "root"
-        data: RealHands | StreamedImages = cls(**arguments | {where: root, "num_workers": 0})
-    except TypeError as error:
-        raise UserError(f"--set: {error}") from error
+        try:
+            arguments[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {option}: not a value as in YAML") from error
+        if isinstance(arguments[key], dict):
+            raise UserError(f"--set {option}: a check takes numbers, names and lists only")
+    where = "shards" if name == "shards" else "root"
+    data: RealHands | StreamedImages = cls(**_parsed(cls, name, arguments, where, root))
     return data
+
+
+def _parsed(
+    cls: type, name: str, arguments: dict[str, Any], where: str, root: str | None
+) -> dict[str, Any]:
+    """Return the arguments of a data module with the types that a training takes them for."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from handrec.cli.parse_errors import shorten
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, as_group=False)
+    known = vars(parser.get_defaults())
+    for key in arguments.keys() - known.keys():
+        raise UserError(f"--set {key}: {name} has no such option, but {', '.join(known)}")
+    try:
+        parsed = parser.parse_object(arguments | {where: root, "num_workers": 0})
+    except ArgumentError as error:
+        raise UserError(f"--set {shorten(str(error))}") from error
+    return dict(vars(parsed))
 
 
 def labelled_model(data: "RealHands", mano: str | None) -> "HandModel | None":

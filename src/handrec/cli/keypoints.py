@@ -262,7 +262,7 @@ def _by_network(args: argparse.Namespace, network: Network) -> tuple[list[Found]
     )  # fmt: skip
     photos.setup("predict")
     print(f"checkpoint {network.path}, crops of {network.size} px")
-    return list(_found(photos, network)), photos.skipped
+    return list(_found(photos, network)), photos.skipped + photos.unusable
 
 
 def _found(photos: "Photos", network: Network) -> "Iterator[Found]":

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from handrec.cli.folders import make_folder
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from handrec.metrics.official_files import read_ground_truth, read_prediction, write_scores
 
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)  # what is refused is refused before the work
+        make_folder(args.out)  # what is refused is refused before the work
     console = Console(highlight=False)
     protocol = official.PROTOCOLS[args.protocol]
     with console.status("reading the ground truth") as status:

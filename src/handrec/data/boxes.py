@@ -200,6 +200,6 @@ def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return an array of finite numbers of the given shape, or None if it is not one."""
     try:
         array = np.asarray(content, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return array if array.shape == shape and np.isfinite(array).all() else None

@@ -20,7 +20,7 @@ from handrec.data.columns import (
     videos_by_name,
 )
 from handrec.data.crops import default_intrinsics
-from handrec.data.json_files import read_json
+from handrec.data.json_files import label_file, read_json
 from handrec.data.keypoint_orders import PRESETS, to_canonical
 from handrec.data.labels import Annotated, LabelTable, no_labels
 from handrec.data.real import RealHands
@@ -124,7 +124,7 @@ class CocoHands(RealHands):
     def read(self, part: str) -> Annotated:
         """Return the hands of a file."""
         (path,) = self.sources(part)
-        content = read_json(path)
+        content = read_json(label_file(path, "annotations in COCO's format, given as an option"))
         _check_sections(path, content)
         indices = to_canonical(self._names(path, content), str(path))
         hands = list(_hands(path, content, self.side))

@@ -15,6 +15,7 @@ from torch import Tensor
 from handrec.data.columns import hashed_share, image_size, joints_box, numbered, shift_centres
 from handrec.data.detections import detected_boxes, one_for_each, read_detections
 from handrec.data.json_arrays import read_array
+from handrec.data.json_files import label_file
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
 from handrec.data.real import FilesError, RealHands
@@ -81,7 +82,8 @@ class FreiHand(RealHands):
 
     def read(self, part: str) -> Annotated:
         """Return all hands in all versions, or those of the evaluation."""
-        cameras = read_array(self.root / f"{part}_K.json", (3, 3))
+        file = label_file(self.root / f"{part}_K.json", "the cameras, part of FreiHAND v2's zip")
+        cameras = read_array(file, (3, 3))
         count = len(cameras)
         versions = self.versions if part == "training" else VERSIONS[:1]
         numbers = [k + count * VERSIONS.index(v) for v in versions for k in range(count)]
@@ -173,6 +175,7 @@ class FreiHand(RealHands):
         path = self.root / f"{part}_{kind}.json"
         if part == "evaluation" and not path.exists():
             return None
+        label_file(path, f"labels ({kind}) of the training part, in FreiHAND v2's zip")
         array: np.ndarray = read_array(path, shape)
         if len(array) != count:
             raise UserError(

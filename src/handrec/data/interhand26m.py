@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from handrec.data.columns import shift_centres
-from handrec.data.json_files import read_json
+from handrec.data.json_files import label_file, read_json
 from handrec.data.keypoint_orders import PRESETS, to_canonical
 from handrec.data.labels import Annotated, Labels, no_labels
 from handrec.data.marked import MARK, labelled_hand
@@ -100,6 +100,8 @@ class InterHand26M(RealHands):
     def read(self, part: str) -> Annotated:
         """Return the hands of a split, in the order of the annotations."""
         data, cameras, joints, poses, *_ = self.sources(part)
+        for path in (data, cameras, joints):
+            label_file(path, "of the annotations, a download of their own beside the images")
         content = read_json(data)
         for name in ("images", "annotations"):
             if not isinstance(content, dict) or not isinstance(content.get(name), list):

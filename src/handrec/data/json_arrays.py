@@ -75,10 +75,11 @@ def _first_shape(path: Path, dimensions: int) -> tuple[int, ...]:
     try:
         first, _ = json.JSONDecoder().raw_decode(head[start:].lstrip())
         shape = np.asarray(first, dtype=float).shape
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         shape = ()
     if len(shape) != dimensions:
-        raise UserError(f"{path}: not a list of {dimensions}-dimensional arrays of numbers")
+        found = ": it is empty" if head.split() in ([], ["[]"], ["{}"]) else ""
+        raise UserError(f"{path}: not a list of {dimensions}-dimensional arrays of numbers{found}")
     return shape
 
 
@@ -88,7 +89,7 @@ def _culprit(path: Path, shape: tuple[int, ...]) -> str:
     for index, entry in enumerate(read_json(path)):
         try:
             array = np.asarray(entry, dtype=float)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return f"entry {index} is not {wanted} numbers"
         if array.shape != shape:
             shown = " x ".join(map(str, array.shape)) or "no list"

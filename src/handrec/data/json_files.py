@@ -7,6 +7,21 @@ from typing import Any
 from handrec.errors import UserError
 
 
+def label_file(path: Path, origin: str) -> Path:
+    """Return a file of labels that has to be there.
+
+    Args:
+        path: of the file.
+        origin: what it is and where it comes from, for the message.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: {origin} (docs/datasets.md)")
+    return path
+
+
 def read_json(path: Path) -> Any:
     """Return a JSON file's content.
 
@@ -33,3 +48,5 @@ def read_json(path: Path) -> Any:
             f"{path}: line {error.lineno}, column {error.colno}: {error.msg}"
             " (is the file complete?)"
         ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: {error}") from error

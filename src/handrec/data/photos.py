@@ -83,6 +83,7 @@ class Photos(HandDataModule):
     Attributes:
         items: the hands; ``sample_id`` of a batch indexes them. Filled by :meth:`setup`.
         skipped: one line for each unreadable photo.
+        unusable: one line for each box that can hold no hand.
         unboxed: names of the photos that the boxes do not mention.
         empty: names of the photos in which the detector found no hand.
         stages: seconds spent reading and cropping, if no other processes do it.
@@ -113,6 +114,7 @@ class Photos(HandDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.items: list[PhotoHand] = []
         self.skipped: list[str] = []
+        self.unusable: list[str] = []
         self.unboxed: list[str] = []
         self.empty: list[str] = []
         self.stages = Stages()
@@ -135,14 +137,19 @@ class Photos(HandDataModule):
         if self.detector is not None:
             boxes = self._detect({name: wanted[name] for name in readable})
             self.empty = [name for name in readable if not boxes[name]]
-        self.items = []
+        self.items, self.unusable = [], []
         for name, size in readable.items():
             camera, given = camera_of(cameras, name, size)
             for box, side in [(None, self.side)] if boxes is None else boxes[name]:
-                place = place_box(name, size, box, self.box_scale)
+                try:
+                    place = place_box(name, size, box, self.box_scale)
+                except UserError as error:
+                    self.unusable.append(str(error))
+                    continue
                 self.items.append(PhotoHand(wanted[name], name, size, *place, side, camera, given))
         if not self.items:
-            reasons = self.skipped[:5] or [f"{self.boxes or self.detector} names no hand in it"]
+            reasons = [*self.skipped, *self.unusable][:5]
+            reasons = reasons or [f"{self.boxes or self.detector} names no hand in it"]
             raise UserError(f"{self.input}: nothing to predict ({'; '.join(reasons)})")
 
     def _detect(self, paths: dict[str, Path]) -> dict[str, list[HandBox]]:

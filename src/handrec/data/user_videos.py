@@ -106,6 +106,7 @@ class Videos(HandDataModule):
     Attributes:
         videos: those that can be read. Filled by :meth:`setup`.
         skipped: one line for each video that cannot.
+        unusable: one line for each box that can hold no hand.
         unboxed: names of the videos that the boxes do not mention.
         pending: frames whose hands are being predicted, oldest first; the writer takes them off.
         stages: seconds spent decoding, detecting and cropping.
@@ -135,6 +136,7 @@ class Videos(HandDataModule):
         self.image_size, self.box_scale, self.batch_size = image_size, box_scale, batch_size
         self.videos: list[Video] = []
         self.skipped: list[str] = []
+        self.unusable: list[str] = []
         self.unboxed: list[str] = []
         self.pending: deque[VideoFrame] = deque()
         self.stages = Stages()
@@ -149,7 +151,7 @@ class Videos(HandDataModule):
         self._given = None if self.boxes is None else read_video_boxes(Path(self.boxes), self.side)
         cameras = None if self.intrinsics is None else read_cameras(self.intrinsics)
         self._refuse_unknown(paths, cameras)
-        self.videos, self.skipped = [], []
+        self.videos, self.skipped, self.unusable = [], [], []
         named = paths.keys() if self._given is None else paths.keys() & self._given.keys()
         self.unboxed = sorted(paths.keys() - named)
         for name in sorted(named):
@@ -160,8 +162,9 @@ class Videos(HandDataModule):
                 continue
             self.videos.append(Video(name, info, *camera_of(cameras, name, info.image_size)))
             self._check_boxes(name, info)
-        if not self.videos:
-            reasons = self.skipped[:5] or [f"{self.boxes} names no video in it"]
+        if not self.videos or (self.unusable and not self._has_hands()):
+            reasons = [*self.skipped, *self.unusable][:5]
+            reasons = reasons or [f"{self.boxes} names no video in it"]
             raise UserError(f"{self.input}: nothing to predict ({'; '.join(reasons)})")
 
     def _refuse_unknown(self, paths: dict[str, Path], cameras: Cameras | None) -> None:
@@ -174,14 +177,23 @@ class Videos(HandDataModule):
                 names = ", ".join(unknown[:5])
                 raise UserError(f"{file} names videos that are not in {self.input}: {names}")
 
+    def _has_hands(self) -> bool:
+        """Return whether the boxes have a hand of any video that can be read."""
+        given = [(self._given or {}).get(video.name, (False, {}))[1] for video in self.videos]
+        return any(hands for frames in given for hands in frames.values())
+
     def _check_boxes(self, name: str, info: VideoInfo) -> None:
-        """Refuse boxes that can hold no hand."""
+        """Refuse frames that are not there; leave out boxes that can hold no hand, and say so."""
         for number, hands in (self._given or {}).get(name, (False, {}))[1].items():
             where = f"{name}, frame {number}"
             if number >= info.frames:
                 raise UserError(f"{self.boxes}: {where}: the video has {info.frames} frames")
-            for hand in hands:
-                place_box(where, info.image_size, hand.box, self.box_scale)
+            for hand in list(hands):
+                try:
+                    place_box(where, info.image_size, hand.box, self.box_scale)
+                except UserError as error:
+                    self.unusable.append(str(error))
+                    hands.remove(hand)
 
     def predict_dataloader(self) -> DataLoader[HandBatch]:
         """Return the frames in order, a batch of hands for every few of them."""

@@ -31,6 +31,17 @@ _MESH = 100
 #: length.
 _DIGITS = 7
 
+#: What files are, and where they come from.
+_ORIGIN = {
+    "evaluation_xyz.json": "evaluation_xyz.json, the labelled joints of the data set's evaluation",
+    "evaluation_verts.json": "evaluation_verts.json, the labelled meshes of the data set's"
+    " evaluation",
+    "pred.json": "pred.json or pred.zip of a test run",
+}
+
+#: In no file of points; NumPy would take them for numbers.
+_NO_NUMBERS = ("true", "false", '"')
+
 _WHITESPACE = " \t\n\r"
 
 
@@ -188,9 +199,12 @@ class _Reader:
         expected = f"a list of samples with {count or VERTICES} points [x, y, z] each"
         samples = []
         for index in self.elements(expected):
+            start = self.position
             value = self.value()
+            if any(self.text.find(word, start, self.position) >= 0 for word in _NO_NUMBERS):
+                value = None  # NumPy takes true for 1, and "1" too
             count = count or _mesh_size(value)
-            samples.append(self._checked(value, f"{what}sample {index}", count))
+            samples.append(self._checked(value, index, count, what))
         if not samples:
             raise UserError(f"{self.path}: no samples; expected {expected}")
         return torch.from_numpy(np.stack(samples))
@@ -224,7 +238,7 @@ class _Reader:
         """Return the value at the cursor."""
         try:
             value, self.position = self.decoder.raw_decode(self.text, self.position)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # of JSON, or a number of thousands of digits
             raise self._broken(str(error).partition(":")[0]) from error
         return value
 
@@ -245,16 +259,19 @@ class _Reader:
         place = f"character {self.position:,} of {len(self.text):,}"
         return UserError(f"{self.path} is damaged, or no JSON: {problem} ({place})")
 
-    def _checked(self, value: Any, name: str, count: int) -> NDArray[np.float64]:
+    def _checked(self, value: Any, index: int, count: int, what: str) -> NDArray[np.float64]:
         """Return a sample's points."""
-        where = f"{self.path}: {name}"
+        where = f"{self.path}: {what}sample {index}"
         try:
+            if value is None:
+                raise TypeError
             points = np.asarray(value, dtype=np.float64)
-        except (ValueError, TypeError):
-            raise UserError(f"{where}: not {count} points [x, y, z]") from None
+        except (ValueError, TypeError, OverflowError):
+            raise UserError(f"{where}: not {count} points [x, y, z] of numbers") from None
         if points.shape != (count, 3):
             found = " x ".join(map(str, points.shape)) or "one number"
-            raise UserError(f"{where}: expected {count} x 3, found {found}{_guess(points, count)}")
+            hint = _guess(points, count, labels=not what)
+            raise UserError(f"{where}: expected {count} x 3, found {found}{hint}")
         finite = np.isfinite(points).all(axis=1)
         if not finite.all():
             raise UserError(f"{where}: point {int(finite.argmin())} is not finite")
@@ -270,17 +287,17 @@ def _mesh_size(value: Any) -> int:
     return shape[0] if len(shape) == 2 and shape[0] >= _MESH and shape[1] == 3 else VERTICES
 
 
-def _guess(points: NDArray[np.float64], count: int) -> str:
-    """Return what may have been given instead."""
+def _guess(points: NDArray[np.float64], count: int, labels: bool) -> str:
+    """Return what may have been given instead, of labels or of predictions."""
     if points.shape[1:] == (3,):
         is_mesh = len(points) >= _MESH
         if len(points) == JOINTS or (is_mesh and count == JOINTS):
             return ": are joints and vertices swapped?"
         if is_mesh:
             return ": the mesh of another hand model? Without --gt-verts joints alone are scored"
-    if points.shape[1:] == (JOINTS, 3):
+    if labels and points.shape[1:] == (JOINTS, 3):
         return ": is this a file of predictions?"
-    if points.shape == (3,):
+    if not labels and points.shape == (3,):
         return ": is this a file of labels?"
     return ""
 
@@ -293,7 +310,7 @@ def _text(path: Path, member: str) -> str:
         with zipfile.ZipFile(path) as archive:
             return archive.read(_member(path, archive.namelist(), member)).decode()
     except FileNotFoundError:
-        raise UserError(f"{path} not found") from None
+        raise UserError(f"{path} not found: expected {_ORIGIN[member]}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is damaged, or no JSON: not UTF-8") from None
     except zipfile.BadZipFile:
