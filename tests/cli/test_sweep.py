@@ -230,7 +230,12 @@ def test_a_sweep_goes_on_with_its_own_choices_only(begin, refuse):
     assert begin({"values": [3]}, "--trials=1", "--", "--seen=a") == 0
     assert Path("seen").read_text() == "a"
     others = {
-        "parameters (": [{"values": [3, 4]}, "--trials=2", "--", "--seen=a"],
+        "parameters ({'lr': {'values': [3]}}, now": [
+            {"values": [3, 4]},
+            "--trials=2",
+            "--",
+            "--seen=a",
+        ],
         "options (--seen=a, now --seen=b)": [{"values": [3]}, "--trials=2", "--", "--seen=b"],
         "options (--seen=a, now none)": [{"values": [3]}, "--trials=2"],
     }

@@ -133,16 +133,19 @@ def check_same(sweep: Sweep, folder: Path, options: list[str]) -> None:
     now = json.loads(json.dumps(choices, default=str))
     differ = [name for name in now if before.get(name) != now[name]]
     if differ:
-        was, is_ = (_short(side.get(differ[0])) for side in (before, now))
+        was, is_ = _short(before.get(differ[0]), now[differ[0]])
         raise UserError(
             f"the sweep in {folder} was begun with other {differ[0]} ({was}, now {is_}): {mend}"
         )
 
 
-def _short(choice: Any) -> str:
-    """Return a choice as a few words."""
-    text = " ".join(choice) if isinstance(choice, list) else str(choice)
-    return text if 0 < len(text) <= 100 else f"{text[:100]}..." if text else "none"
+def _short(was: Any, is_: Any) -> list[str]:
+    """Return two choices as a few words each: of mappings, what differs."""
+    if isinstance(was, dict) and isinstance(is_, dict):
+        changed = [key for key in {**was, **is_} if was.get(key) != is_.get(key)]
+        was, is_ = ({key: side.get(key) for key in changed[:1]} for side in (was, is_))
+    texts = (" ".join(x) if isinstance(x, list) else str(x) for x in (was, is_))
+    return [text or "none" for text in texts]
 
 
 def next_trial(sweep: Sweep, study: Any, seed: int, failed: list[Any]) -> Any | None:
