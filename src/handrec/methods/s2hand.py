@@ -225,14 +225,10 @@ class S2HAND(HandMethod):
                 layer.eval()
         return self
 
-    def find(self, image: Float[Tensor, "b 3 h w"]) -> Found | None:
-        """Return what the 2D branch says of images; None without one."""
-        return self.keypoints.find(image) if self.keypoints else None
-
     def see(self, batch: HandBatch) -> Seen:
         """Return what every branch says of the images."""
         features = self.backbone.encode(batch.image)
-        found = self.find(batch.image)
+        found = self.keypoints.find(batch.image) if self.keypoints else None
         last = None if found is None else found.keypoints[-1]
         hand = self.regressor.regress(features, batch.camera, last)
         return Seen(hand, found, self.appearance.look(features) if self.appearance else None)

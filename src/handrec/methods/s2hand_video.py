@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
@@ -23,7 +22,6 @@ from handrec.losses import photometric, s2hand, temporal
 from handrec.methods.base import Method
 from handrec.methods.loading import load_method
 from handrec.methods.s2hand import S2HAND, S2HANDWeights, Seen
-from handrec.models.keypoints import Found
 from handrec.types import HandBatch
 
 logger = logging.getLogger(__name__)
@@ -134,16 +132,19 @@ class S2HANDVideo(S2HAND):
                 " a greater data.batch_size or clip.share gives more"
             )
 
-    def find(self, image: Float[Tensor, "b 3 h w"]) -> Found | None:
-        """Return what the 2D branch says of images, in training from disturbed ones."""
-        if self.disturb is None or not self.training:
-            return super().find(image)
-        disturbed, warp = self.disturb.disturb(image)
-        found = super().find(disturbed)
-        if found is None:
-            return None
-        back = torch.linalg.inv(warp)
-        return found._replace(keypoints=move_pixels(found.keypoints, back), warp=warp)
+    def see(self, batch: HandBatch) -> Seen:
+        """Return what every branch says of the images; in training the 2D one of disturbed ones.
+
+        Not so the keypoints that the 3D branch lifts: it would learn to trust them less than it
+        may where nothing disturbs.
+        """
+        seen = super().see(batch)
+        if self.keypoints is None or self.disturb is None or not self.training:
+            return seen
+        image, warp = self.disturb.disturb(batch.image)
+        found = self.keypoints.find(image)
+        keypoints = move_pixels(found.keypoints, torch.linalg.inv(warp))
+        return seen._replace(found=found._replace(keypoints=keypoints, warp=warp))
 
     def terms(self, seen: Seen, batch: HandBatch) -> dict[str, Tensor]:
         """Return the losses that have a weight, by name."""
