@@ -43,16 +43,18 @@ SMALL = {
         "--model.init_args.ramp={start: 0.0, end: 0.3}",
     ],
 }
+HALF = "--trainer.precision=bf16-mixed"
 METHODS = {
     "handmim": SMALL["pymaf"],
-    "handmim_finetune": SMALL["pymaf"],
+    "handmim_finetune": [*SMALL["pymaf"], HALF],
     "handmim_pretrain": [],
     "s2hand": SMALL["s2hand"],
     "s2hand_shape": SMALL["s2hand"],
-    "s2hand_finetune": ["--model.init_args.backbone.init_args.image_size=32"],
+    "s2hand_finetune": ["--model.init_args.backbone.init_args.image_size=32", HALF],
     "s2hand_keypoints": [],
     "s2hand_video": [
         *SMALL["s2hand"],
+        "--model.init_args.disturb=handrec.data.augment.Augmentation",
         "--data.init_args.clip.length=3",
         "--data.init_args.batch_size=4",
     ],
