@@ -206,11 +206,12 @@ def test_soft_argmax_finds_a_peak_in_pixels(upsample):
 def test_hourglasses_of_any_size(build, stacks, size):
     torch.manual_seed(0)
     network = build()
-    found, maps, stride = network.find(torch.rand(2, 3, *size))
-    assert found.shape == (stacks, 2, 21, 2)
-    assert maps.shape == (stacks, 2, 21, 16, 12 if size[1] == 40 else 16)
-    assert stride == 4
-    found.square().sum().backward()
+    found = network.find(torch.rand(2, 3, *size))
+    assert found.keypoints.shape == (stacks, 2, 21, 2)
+    assert found.maps.shape == (stacks, 2, 21, 16, 12 if size[1] == 40 else 16)
+    assert found.stride == 4
+    assert found.warp is None
+    found.keypoints.square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None]
     assert idle == []
 
