@@ -124,12 +124,15 @@ def test_whole_body_annotations_have_two_hands(root):
         content["annotations"] = [
             {**person, "id": 7, "lefthand_valid": True, "righthand_valid": True},
             {**person, "id": 8, "lefthand_valid": False, "righthand_valid": True},
-        ]
+            {"image_id": 0, "id": 9, "righthand_valid": True,
+             "righthand_kpts": person["righthand_kpts"], "righthand_box": person["righthand_box"]},
+            {"image_id": 0, "id": 10, "lefthand_valid": True, "lefthand_kpts": [0.0] * 63},
+        ]  # fmt: skip
         content["categories"] = [{"name": "person", "keypoints": ["nose"] * 17}]
 
     edit(root, whole_body)
     data = prepared(reader(root))
-    assert data.tables["annotations"].labels.is_left.tolist() == [1, 0, 0]
+    assert data.tables["annotations"].labels.is_left.tolist() == [1, 0, 0, 0]
 
 
 def test_copies_of_a_picture_are_on_one_side_of_the_split(root):

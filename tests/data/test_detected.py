@@ -78,6 +78,17 @@ def test_npz_and_json_say_the_same(folder):
     assert torch.equal(one.confidence, other.confidence)
 
 
+def test_archives_that_are_none_are_named(folder):
+    path = folder / "d.npz"
+    np.savez(path, keypoints=np.zeros((1, 21, 2)))
+    whole = path.read_bytes()
+    np.save(folder / "array.npy", np.zeros(3))
+    for content in (b"", whole[: len(whole) // 2], (folder / "array.npy").read_bytes(), whole):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"d\.npz: not a detector's file"):
+            read_detections(path)
+
+
 @pytest.mark.parametrize(
     "names", [NAMES, [2, 0, 1], [["2"], ["0"], ["1"]], ["a/00000002.jpg", "0", "1.png"]]
 )

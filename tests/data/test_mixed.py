@@ -53,6 +53,9 @@ def test_rows_have_the_labels_of_their_sets(folder):
     data = mixture(sets(folder), weights, batch_size=9)
     assert data.shares == {"freihand": 4, "coco": 2, "folder": 1, "shards": 2}
     assert data.projected_keypoints  # of freihand
+    assert not data.intrinsics_known  # not of the others
+    for names, known in ((("freihand",), True), (("freihand", "shards"), False)):
+        assert mixture(sets(folder, names), batch_size=8).intrinsics_known == known
     data.setup("fit")
     number = 0
     for batch, _, _ in data.train_dataloader():

@@ -504,6 +504,21 @@ def test_a_single_clip_has_no_texture_to_compare_with(hand, caplog):
         assert ("same_texture compares clips" in caplog.text) == (clips == 1)
 
 
+def test_each_set_of_a_mixture_has_clips_that_are_seen(hand, caplog):
+    def mixed(*strides):
+        sets = {str(s): SimpleNamespace(clip=Clip(stride=s), batch_size=8) for s in strides}
+        sets["photos"] = SimpleNamespace(batch_size=8)
+        return at_setup(method_of(hand, S2HANDVideo), sets=sets, clip=Clip(), batch_size=24)
+
+    mixed(1)
+    assert "same_texture compares clips" in caplog.text  # of eight rows, though the batch has 24
+    caplog.clear()
+    mixed(1, 4)
+    assert "same_texture compares clips" not in caplog.text
+    with pytest.raises(UserError, match="clips with stride 5"):
+        mixed(1, 5)
+
+
 def test_smooth_does_not_pull_on_the_size(hand, batch):
     video = method_of(hand, S2HANDVideo).eval()
     with torch.no_grad():
@@ -516,6 +531,14 @@ def test_smooth_does_not_pull_on_the_size(hand, batch):
     assert smooth > 1e-5
     assert by_size.abs().max() < 1e-2 * smooth
     assert by_joint.abs().max() > 1e-3
+
+
+def test_the_2d_branch_warns_of_projected_labels_too(caplog):
+    keypoints = S2HANDKeypoints(Hourglass(1, 16, 2, 1, upsample=False))
+    at_setup(keypoints, projected_keypoints=False)
+    assert "3D labels, projected" not in caplog.text
+    at_setup(keypoints, projected_keypoints=True)
+    assert "2D keypoints of mine are its 3D labels, projected" in caplog.text
 
 
 def test_a_video_run_wants_clips(hand):

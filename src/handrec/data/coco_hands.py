@@ -219,18 +219,26 @@ def _hands(path: Path, content: dict[str, Any], default_side: str) -> Iterator[_
             raise UserError(f"{path}: image {image.get('id')!r} has no file_name")
         if entry.get("iscrowd"):
             continue
-        if "lefthand_kpts" in entry:
-            for side in ("left", "right"):
-                if entry.get(f"{side}hand_valid"):
-                    box, points = entry.get(f"{side}hand_box"), entry[f"{side}hand_kpts"]
-                    yield _found(f"{where}, {side} hand", image, box, points, side)
-            continue
-        side = entry.get("side", entry.get("hand_type", default_side))
-        if side not in ("left", "right"):
-            side = default_side
-        found = _found(where, image, entry.get("bbox"), entry.get("keypoints"), side)
-        if (found.keypoints[:, 2] > 0).any():
-            yield found._replace(scores=_scores(where, entry.get("keypoint_scores")))
+        for found in _hands_of(where, image, entry, default_side):
+            if (found.keypoints[:, 2] > 0).any():
+                yield found
+
+
+def _hands_of(
+    where: str, image: dict[str, Any], entry: dict[str, Any], default_side: str
+) -> Iterator[_Found]:
+    """Yield the hands of an entry: of one as of COCO-WholeBody both, of any other one."""
+    if "lefthand_kpts" in entry or "righthand_kpts" in entry:
+        for side in ("left", "right"):
+            if entry.get(f"{side}hand_valid"):
+                box, points = (entry.get(f"{side}hand_{what}") for what in ("box", "kpts"))
+                yield _found(f"{where}, {side} hand", image, box, points, side)
+        return
+    side = entry.get("side", entry.get("hand_type", default_side))
+    if side not in ("left", "right"):
+        side = default_side
+    found = _found(where, image, entry.get("bbox"), entry.get("keypoints"), side)
+    yield found._replace(scores=_scores(where, entry.get("keypoint_scores")))
 
 
 def _found(where: str, image: dict[str, Any], box: Any, points: Any, side: str) -> _Found:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def _read_npz(path: Path) -> list[Any]:
             return [content["keypoints"], content["confidence"], names]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not a detector's file: {_FORM} ({error})") from error
 
 

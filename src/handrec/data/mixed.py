@@ -68,6 +68,7 @@ class MixedSets(HandDataModule):
         main = sets[self.validated]
         self.test_splits, self.submission = main.test_splits, main.submission
         self.projected_keypoints = any(data.projected_keypoints for data in sets.values())
+        self.intrinsics_known = all(data.intrinsics_known for data in sets.values())
         found = (getattr(data, "clip", None) for data in sets.values())
         self.clip: Clip | None = next(filter(None, found), None)
         described = ", ".join(f"{count} of {name}" for name, count in self.shares.items())

@@ -47,6 +47,8 @@ class StreamedImages(HandDataModule):
         skipped: how many pictures could not be read so far.
     """
 
+    intrinsics_known = False
+
     def __init__(
         self,
         hand: HandModel | None = None,

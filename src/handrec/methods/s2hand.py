@@ -210,12 +210,7 @@ class S2HAND(HandMethod):
                 " metres cannot be learned: give them, or take the weak perspective,"
                 " --model.init_args.regressor.init_args.camera=weak"
             )
-        if getattr(data, "projected_keypoints", False):
-            rank_zero_only(logger.warning)(
-                "the 2D keypoints of %s are its 3D labels, projected: nothing learnt from them is"
-                " learnt without 3D labels; docs/methods/s2hand.md says what to do",
-                data.name,
-            )
+        warn_of_projected(data)
 
     def train(self, mode: bool = True) -> "S2HAND":
         """Keep batch normalisation as it is evaluated, where that is wanted."""
@@ -356,6 +351,16 @@ class S2HAND(HandMethod):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its rate halved in steps (published), or warm-up and cosine."""
         return adam(self, self.lr, self.halvings)
+
+
+def warn_of_projected(data: Any) -> None:
+    """Warn of data whose 2D keypoints come from 3D labels: that is no learning without them."""
+    if getattr(data, "projected_keypoints", False):
+        rank_zero_only(logger.warning)(
+            "the 2D keypoints of %s are its 3D labels, projected: nothing learnt from them is"
+            " learnt without 3D labels; docs/methods/s2hand.md says what to do",
+            data.name,
+        )
 
 
 def heatmap_terms(found: Found, batch: HandBatch, weights: S2HANDWeights) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from handrec.errors import not_negative, positive
 from handrec.losses.hand import total
 from handrec.losses.s2hand import length
 from handrec.methods.base import Method
-from handrec.methods.s2hand import S2HANDWeights, adam, heatmap_terms
+from handrec.methods.s2hand import S2HANDWeights, adam, heatmap_terms, warn_of_projected
 from handrec.models.keypoints import KeypointNetwork
 from handrec.types import HandBatch
 
@@ -39,6 +39,12 @@ class S2HANDKeypoints(Method):
         self.save_hyperparameters()
         self.keypoints, self.weights = keypoints, weights
         self.lr, self.halvings = lr, halvings
+
+    def setup(self, stage: str) -> None:
+        """Warn of 2D keypoints that come from 3D."""
+        super().setup(stage)
+        if stage == "fit":
+            warn_of_projected(getattr(self.trainer, "datamodule", None))
 
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""

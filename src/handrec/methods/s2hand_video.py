@@ -69,8 +69,8 @@ class S2HANDVideo(S2HAND):
         checkpoint: of a run of ``s2hand``: all branches start from it.
         frozen_norm: frames of a clip look alike: by the statistics of a batch with few scenes the
             network would learn what it cannot see in evaluation.
-        disturb: how what the 2D branch is shown differs from frame to frame in training, beside the
-            augmentation of the data, which is one for a clip: it is to say the same. None for
+        disturb: how what the 2D branch is shown differs from picture to picture in training, beside
+            the augmentation of the data, which is one for a clip: it is to say the same. None for
             nothing.
         options: see :class:`~handrec.methods.s2hand.S2HAND`.
     """
@@ -114,19 +114,25 @@ class S2HANDVideo(S2HAND):
 
     def check_clips(self, data: Any) -> None:
         """Refuse data without clips, and clips whose frames are too far apart."""
-        clip: Clip | None = getattr(data, "clip", None)
-        if clip is None:
+        parts = getattr(data, "sets", {data.name: data}).values()  # of a mixture
+        clips: list[tuple[Clip, int]] = [
+            (part.clip, part.clip.per_batch(part.batch_size))
+            for part in parts
+            if getattr(part, "clip", None) is not None
+        ]
+        if not clips:
             remedy = "--data.init_args.clip.length=5 takes some from its videos"
             if not getattr(data, "has_videos", False):
                 remedy = "docs/datasets.md says which data sets have some"
             raise UserError(f"S2HANDVideo learns from clips, and {data.name} gives none: {remedy}")
-        if clip.stride > self.max_gap:
+        stride = max(clip.stride for clip, _ in clips)
+        if stride > self.max_gap:
             raise UserError(
-                f"clips with stride {clip.stride}, and frames farther than max_gap {self.max_gap}"
+                f"clips with stride {stride}, and frames farther than max_gap {self.max_gap}"
                 " apart are of two clips: nothing would be learnt from them,"
-                f" max_gap={clip.stride} joins them"
+                f" max_gap={stride} joins them"
             )
-        if self.weights.same_texture and clip.per_batch(data.batch_size) == 1:
+        if self.weights.same_texture and sum(count for _, count in clips) == 1:
             rank_zero_only(logger.warning)(
                 "same_texture compares clips, and a batch has one: nothing is learnt from it;"
                 " a greater data.batch_size or clip.share gives more"
