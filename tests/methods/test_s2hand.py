@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -311,23 +310,28 @@ def test_the_pixels_teach_the_colour_of_the_hand(hand, batch):
     assert error.max() < 0.04, error
 
 
-def test_a_finetuning_starts_from_two_checkpoints(hand, batch, tmp_path):
-    source = method_of(hand)
-    torch.nn.init.constant_(source.regressor.scale[-1].bias, 1.23)
-    path = tmp_path / "source.ckpt"
-    torch.save({"state_dict": source.state_dict()}, path)
-    target = method_of(hand, shape_checkpoint=str(path), keypoints_checkpoint=str(path))
-    torch.nn.init.zeros_(target.appearance.light[-1].bias)
+def test_stages_start_from_their_checkpoints(hand, tmp_path):
+    """Each from its own file, at the start of the training; the appearance is left as it was."""
+    sources, paths = [], []
+    for number, name in enumerate(("shape", "keypoints")):
+        source = method_of(hand)
+        with torch.no_grad():
+            for value in source.parameters():
+                value.add_(0.01 * (number + 1))
+        paths.append(tmp_path / f"{name}.ckpt")
+        torch.save({"state_dict": source.state_dict()}, paths[-1])
+        sources.append(source.state_dict())
+    target = method_of(hand, shape_checkpoint=str(paths[0]), keypoints_checkpoint=str(paths[1]))
     kept = {n: p.clone() for n, p in target.appearance.named_parameters()}
-    for start, prefixes in target.starts:
-        load_parts(target, Path(start), prefixes)
-    for name, value in source.state_dict().items():
+    at_setup(target)
+    for name, value in target.state_dict().items():
         if not name.startswith("appearance."):
-            assert torch.equal(target.state_dict()[name], value), name
+            source = sources[name.startswith("keypoints.")]
+            assert torch.equal(source[name], value), name
     for name, value in target.appearance.named_parameters():
         assert torch.equal(kept[name], value)
     with pytest.raises(UserError, match="does not hold the keypoints"):
-        load_parts(method_of(hand, keypoints=Hourglass(2, 16, 2, 1)), path, ("keypoints.",))
+        load_parts(method_of(hand, keypoints=Hourglass(2, 16, 2, 1)), paths[1], ("keypoints.",))
 
 
 def test_a_video_run_starts_from_a_whole_checkpoint(hand, tmp_path):
@@ -335,9 +339,7 @@ def test_a_video_run_starts_from_a_whole_checkpoint(hand, tmp_path):
     torch.nn.init.constant_(source.regressor.scale[-1].bias, 1.23)
     path = tmp_path / "source.ckpt"
     torch.save({"state_dict": source.state_dict()}, path)
-    target = method_of(hand, S2HANDVideo, checkpoint=str(path))
-    start, prefixes = target.starts[0]
-    load_parts(target, Path(start), prefixes)
+    target = at_setup(method_of(hand, S2HANDVideo, checkpoint=str(path)), clip=Clip())
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
 
