@@ -92,11 +92,12 @@ def spread(values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]) -> Float[T
         sequence: video of each row.
 
     Returns:
-        The (population) standard deviation along each video, mean over the values.
+        The (population) standard deviation along each video, mean over the values. Single pictures
+        are no videos.
     """
     mean, video = _means(values, sequence)
     variance, _ = _means((values - mean[video]).square(), sequence)
-    return variance.sqrt().mean(1)
+    return variance[torch.bincount(video) > 1].sqrt().mean(1)
 
 
 def spread_between(values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]) -> Float[Tensor, ""]:
