@@ -77,15 +77,15 @@ SHORT = [
 
 
 class Interruption(pl.Callback):
-    """Ends a training before a step, as a kill would: nothing is saved for it."""
+    """Ends a training after so many steps, as a kill would: nothing is saved for it."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, hook: str = "on_train_batch_start") -> None:
+        def kill(trainer, *_):
+            if trainer.global_step == step and not trainer.sanity_checking:
+                torch.rand(7)  # what a new process draws is not where the old one was
+                raise RuntimeError("killed")
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            torch.rand(7)  # what a new process draws is not where the old one was
-            raise RuntimeError("killed")
+        setattr(self, hook, kill)
 
 
 def differences(first, second, path=""):
@@ -161,6 +161,50 @@ def assert_resumed(name, command):
     assert main([*command, "--resume=1"]) == 0
     assert [path.name for path in Path("lightning_logs", name).iterdir()] == ["version_0"]
     assert list(differences(whole, checkpoint(name))) == []
+
+
+def log_of(name):
+    """Return the rows of a run's log, without what its clock says."""
+    path = Path("lightning_logs", name, "version_0", "metrics.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if v and "speed/" not in k} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param([(2, "on_train_batch_start"), (3, "on_train_batch_start")], id="steps"),
+        pytest.param(
+            [(3, "on_validation_start"), (4, "on_train_batch_start"), (5, "on_train_batch_start")],
+            id="validation, then the first steps after it",
+        ),
+        pytest.param(
+            [(3, "on_validation_end"), (3, "on_train_epoch_end"), (4, "on_train_batch_start")],
+            id="end of an epoch, then the first step after it",
+        ),
+        pytest.param(
+            [(5, "on_train_batch_end"), (6, "on_validation_start"), (6, "on_train_epoch_end")],
+            id="end",
+        ),
+    ],
+)
+def test_kills_after_each_other_change_nothing(kills, folder, cache):
+    """Whatever was going on, and however soon the next one comes."""
+    name = "s2hand_keypoints"
+    command = ["fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, "--safety.steps=1"]
+    command += ["--trainer.log_every_n_steps=1", "--trainer.max_epochs=3"]
+    assert main(command) == 0
+    whole, logged = checkpoint(name), log_of(name)
+    shutil.rmtree("lightning_logs")
+    for step, hook in kills:
+        stop = ["--trainer.callbacks+=tests.cli.test_resume.Interruption"]
+        stop += [f"--trainer.callbacks.step={step}", f"--trainer.callbacks.hook={hook}"]
+        with pytest.raises(RuntimeError, match="killed"):
+            main([*command, "--resume=1", *stop])
+    assert main([*command, "--resume=1"]) == 0
+    assert list(differences(whole, checkpoint(name))) == []
+    assert log_of(name) == logged
 
 
 def test_every_experiment_is_resumed():

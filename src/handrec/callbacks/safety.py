@@ -4,8 +4,8 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -128,7 +128,10 @@ class Safety(Checkpoint):
 
     A checkpoint between two steps holds all that the following ones depend on: weights, optimizer,
     moving averages, schedules, counters. Data order and random numbers follow from the counters
-    (``data.sampler``).
+    (``data.sampler``). It is written when the next step begins, not when the one before ends: then
+    that one's log is written, and an epoch's last step has been validated. Lightning, given a
+    checkpoint of the last step's end, leaves that validation out, counts one epoch too few to have
+    begun, and takes a checkpoint of the next one's steps for one of its beginning.
 
     It is a ``Checkpoint`` to be called after the other callbacks, whose state it saves.
 
@@ -142,12 +145,12 @@ class Safety(Checkpoint):
             raise UserError("safety: minutes is at least 0, steps at least 1")
         self.minutes, self.steps = minutes, steps
         self._saved_at = time.monotonic()
-        self._asked = self._stopping = False
+        self._due = self._asked = self._stopping = False
         self._replaced: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take SIGTERM over: Lightning's own handler communicates from within the signal."""
-        self._saved_at, self._asked = time.monotonic(), False
+        self._saved_at, self._due, self._asked = time.monotonic(), False, False
 
         def note(number: int, frame: FrameType | None) -> None:
             launcher: Any = trainer.strategy.launcher
@@ -166,16 +169,22 @@ class Safety(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if it is time; have all processes stop after this step if one was asked to."""
+        """Note if it is time to save; have all processes stop after this step if one was asked."""
         if trainer.fit_loop._should_accumulate():  # half-summed gradients are in no checkpoint
             return
-        due = self.steps is not None and trainer.global_step % self.steps == 0
+        self._due = self.steps is not None and trainer.global_step % self.steps == 0
         if self.minutes:
-            due |= _any(trainer, time.monotonic() - self._saved_at >= 60 * self.minutes)
+            self._due |= _any(trainer, time.monotonic() - self._saved_at >= 60 * self.minutes)
         if _any(trainer, self._asked):
             _stop(trainer, True)
-        elif due:
-            self.save(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time, as if this step had not begun."""
+        if self._due:
+            with _not_begun(trainer):
+                self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save whether or not the epoch was the best."""
@@ -193,7 +202,7 @@ class Safety(Checkpoint):
     def save(self, trainer: pl.Trainer) -> None:
         """Write ``last.ckpt``; every process has to ask."""
         trainer.save_checkpoint(Path(trainer.log_dir or ".") / "checkpoints" / LAST)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._due = time.monotonic(), False
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -214,6 +223,21 @@ class Safety(Checkpoint):
         if self._replaced is not None:
             signal.signal(signal.SIGTERM, self._replaced)
             self._replaced = None
+
+
+@contextmanager
+def _not_begun(trainer: pl.Trainer) -> Iterator[None]:
+    """Take back for a while what Lightning's loop has counted of the step that begins."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    last, progress.is_last_batch = progress.is_last_batch, False
+    progress.total.ready -= 1
+    progress.current.ready -= 1
+    try:
+        yield
+    finally:
+        progress.is_last_batch = last
+        progress.total.ready += 1
+        progress.current.ready += 1
 
 
 def _any(trainer: pl.Trainer, own: bool) -> bool:
