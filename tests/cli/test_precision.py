@@ -1,0 +1,60 @@
+"""Half precision is left to the machines that have it."""
+
+import platform
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from handrec.cli import trainer_checks
+from handrec.cli.main import main
+from tests.cli.conftest import write_yaml
+
+
+def trained_in(workspace, capsys, *options):
+    """Train at a scale that says bf16-mixed; return the run's precision and what was said."""
+    trainer = {"accelerator": "cpu", "precision": "bf16-mixed"}
+    write_yaml(workspace / "experiments" / "scale" / "smoke.yaml", {"trainer": trainer})
+    assert main(["fit", "--exp=dummy", "--scale=smoke", *options]) == 0
+    config = yaml.safe_load(Path("lightning_logs/dummy/version_0/config.yaml").read_text())
+    return config["trainer"]["precision"], capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("has", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_scale_s_half_precision_is_for_cpus_that_have_it(
+    has, precision, workspace, monkeypatch, capsys
+):
+    monkeypatch.setattr(trainer_checks, "has_bf16", lambda: has)
+    found, said = trained_in(workspace, capsys)
+    assert found == precision
+    assert ("no bfloat16: 32-true instead of bf16-mixed" in said) != has
+
+
+@pytest.mark.parametrize(
+    "option", [["--trainer.precision=bf16-mixed"], ["--trainer.precision", "bf16-mixed"]]
+)
+def test_a_typed_precision_is_taken(option, workspace, monkeypatch, capsys):
+    monkeypatch.setattr(trainer_checks, "has_bf16", lambda: False)
+    found, said = trained_in(workspace, capsys, *option)
+    assert found == "bf16-mixed"
+    assert "bfloat16" not in said
+
+
+@pytest.mark.parametrize("given", ["64-true", "bf16-true", None, "32-true"])
+def test_other_precisions_and_other_devices_are_left_alone(given, monkeypatch):
+    monkeypatch.setattr(trainer_checks, "has_bf16", lambda: False)
+    trainer = Namespace(precision=given, accelerator="cpu")
+    trainer_checks.settle_precision(trainer, [])
+    assert trainer.precision == given
+    trainer = Namespace(precision="bf16-mixed", accelerator="cuda")
+    trainer_checks.settle_precision(trainer, [])
+    assert trainer.precision == "bf16-mixed"
+
+
+def test_what_the_cpu_has_is_what_its_flags_say():
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not flags.is_file():
+        pytest.skip("the flags are those of Linux on x86")
+    words = flags.read_text().split()
+    assert trainer_checks.has_bf16() == ("avx512_bf16" in words or "amx_bf16" in words)
