@@ -172,26 +172,32 @@ def log_of(name):
 
 
 @pytest.mark.parametrize(
-    "kills",
+    ("name", "kills"),
     [
-        pytest.param([(2, "on_train_batch_start"), (3, "on_train_batch_start")], id="steps"),
         pytest.param(
+            "s2hand_keypoints",
+            [(2, "on_train_batch_start"), (3, "on_train_batch_start")],
+            id="steps",
+        ),
+        pytest.param(
+            "s2hand_keypoints",
             [(3, "on_validation_start"), (4, "on_train_batch_start"), (5, "on_train_batch_start")],
             id="validation, then the first steps after it",
         ),
         pytest.param(
+            "handmim_pretrain",
             [(3, "on_validation_end"), (3, "on_train_epoch_end"), (4, "on_train_batch_start")],
             id="end of an epoch, then the first step after it",
         ),
         pytest.param(
+            "s2hand_keypoints",
             [(5, "on_train_batch_end"), (6, "on_validation_start"), (6, "on_train_epoch_end")],
             id="end",
         ),
     ],
 )
-def test_kills_after_each_other_change_nothing(kills, folder, cache):
+def test_kills_after_each_other_change_nothing(name, kills, folder, cache):
     """Whatever was going on, and however soon the next one comes."""
-    name = "s2hand_keypoints"
     command = ["fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, "--safety.steps=1"]
     command += ["--trainer.log_every_n_steps=1", "--trainer.max_epochs=3"]
     assert main(command) == 0

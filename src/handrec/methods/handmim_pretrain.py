@@ -397,6 +397,16 @@ class HandMIMPretrain(Method):
         self.probe.reset()
         self._untrained.clear()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember whether the untrained network has been probed."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["probed_untrained"] = not self._untrained
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Probe it once in a training, however often that is gone on with."""
+        if checkpoint.get("probed_untrained"):
+            self._untrained.clear()
+
 
 def _tokens(features: Features) -> Float[Tensor, "n c"]:
     """Return the patch tokens of all views one after another."""
