@@ -1,10 +1,18 @@
 """Errors that are the user's to mend."""
 
 import math
+from pathlib import Path
 
 
 class UserError(Exception):
     """A mistake the user can mend: shown as one line."""
+
+
+def unread(path: Path, error: OSError) -> UserError:
+    """Return what to raise for a file of a data set that cannot be read."""
+    absent = isinstance(error, FileNotFoundError)
+    hint = ": is the data set wholly unpacked?" if absent else ""
+    return UserError(f"{path}: {error.strerror}{hint}")
 
 
 def positive(owner: object, **numbers: float | int) -> None:

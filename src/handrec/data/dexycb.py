@@ -22,7 +22,7 @@ from handrec.data.columns import joints_box, shift_centres
 from handrec.data.labels import Annotated, Labels, no_labels
 from handrec.data.marked import MARK, labelled_hand
 from handrec.data.real import RealHands
-from handrec.errors import UserError
+from handrec.errors import UserError, unread
 from handrec.geometry.camera import project
 
 Setup = Literal["s0", "s1", "s2", "s3"]
@@ -219,7 +219,7 @@ def _open(path: Path) -> Any:
     try:
         content = BytesIO(path.read_bytes())  # numpy would leave a damaged file open
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise unread(path, error) from error
     try:
         return np.load(content, allow_pickle=False)
     except (OSError, BadZipFile, ValueError, EOFError) as error:
@@ -267,7 +267,7 @@ def _read_yaml(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise unread(path, error) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]

@@ -22,7 +22,7 @@ from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
 from handrec.data.pickles import array, read_pickle
 from handrec.data.real import FilesError, RealHands
-from handrec.errors import UserError
+from handrec.errors import UserError, unread
 from handrec.geometry.camera import project
 from handrec.hand.joints import JOINTS, KINEMATIC_THEN_TIPS, order
 
@@ -151,7 +151,9 @@ class HO3D(RealHands):
         try:
             lines = path.read_text(encoding="utf-8").split()
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
+            raise unread(path, error) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text") from error
         frames = []
         for number, line in enumerate(lines, start=1):
             sequence, _, frame = line.partition("/")

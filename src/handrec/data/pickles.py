@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handrec.errors import UserError
+from handrec.errors import UserError, unread
 from handrec.hand.mano_files import DescribingUnpickler, Record, array_of
 
 #: Greatest size of a frame's annotation, bytes: they have some ten thousand.
@@ -39,7 +39,7 @@ def read_pickle(path: Path, largest: int = FRAME_SIZE) -> dict[Any, Any]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise unread(path, error) from error
     if len(data) > largest:
         raise UserError(f"{path}: too big to be an annotation ({len(data):,} bytes)")
     try:

@@ -96,6 +96,10 @@ class StreamedImages(HandDataModule):
                     f"{self.name}: {found[0].name} is the only source and of unknown length:"
                     " give two, of which one validates"
                 )
+            if number < 2:
+                raise UserError(
+                    f"{found[0].name}: {number} pictures found, it takes two: one validates"
+                )
             cut = min(number - 1, max(1, round(number * (1 - self.val_share))))
             self.sources = {
                 "train": [found[0]._replace(stop=cut)], "val": [found[0]._replace(start=cut)],
