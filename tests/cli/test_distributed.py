@@ -4,15 +4,19 @@ import csv
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from handrec.cli.main import main
 from tests.cli.conftest import REPOSITORY
+from tests.cli.test_resume import METHODS, SHORT, checkpoint, differences
+from tests.cli.test_resume import SMALL as SMALLEST
 
 HANDREC = Path(sys.executable).with_name("handrec")
 PLAIN = "handrec.data.appearance.plain.Plain"
@@ -121,3 +125,70 @@ def test_two_machines_train_by_torchrun(tmp_path):
     assert {key: one[key] for key in told} == pytest.approx(
         {key: two[key] for key in told}, rel=1e-5
     )
+
+
+RESUME = "tests.cli.test_resume"
+STOPPED = "tests.cli.test_interruption"
+#: Callbacks of the tests can be named, as there.
+TESTS = os.pathsep.join([str(REPOSITORY), *sys.path])
+
+
+def little(name, tmp_path):
+    """Return the words that train a little of an experiment on two processes."""
+    cache = f"--data.init_args.cache_dir={tmp_path / 'cache'}"
+    return [
+        HANDREC,
+        "fit",
+        f"--exp={name}",
+        *SHORT,
+        *SMALLEST["plain"],
+        *METHODS[name],
+        cache,
+        *TWO,
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_by_the_bit(tmp_path, monkeypatch):
+    name = "s2hand_keypoints"
+    command = [*little(name, tmp_path), "--safety.steps=1"]
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    finish(whole, start(whole, *command))
+    kill = [f"--trainer.callbacks+={RESUME}.Interruption", "--trainer.callbacks.step=2"]
+    killed = start(torn, *command, *kill, PYTHONPATH=TESTS)
+    assert killed.wait(timeout=300) != 0
+    printed = finish(torn, start(torn, *command, "--resume=1"))
+    assert printed.count("going on from") == 1
+    monkeypatch.chdir(whole)
+    expected = checkpoint(name)
+    monkeypatch.chdir(torn)
+    assert list(differences(expected, checkpoint(name))) == []
+
+
+@pytest.mark.slow
+def test_two_processes_save_when_they_are_asked_to_stop(tmp_path, monkeypatch):
+    name = "s2hand_video"
+    pause = [f"--trainer.callbacks+={STOPPED}.Pause", "--trainer.callbacks.step=2"]
+    longer = ["--trainer.max_epochs=9"]
+    process = start(tmp_path, *little(name, tmp_path), *longer, *pause, PYTHONPATH=TESTS)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    printed = finish(tmp_path, process)
+    assert printed.count("asked to stop (SIGTERM): saved after step") == 1
+    monkeypatch.chdir(tmp_path)
+    assert 2 < checkpoint(name)["global_step"] < 27
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_line_of_the_one_that_diverged(tmp_path):
+    poison = [f"--trainer.callbacks+={STOPPED}.Poison", "--trainer.callbacks.process=1"]
+    process = start(tmp_path, *little("cyclehand", tmp_path), *poison, PYTHONPATH=TESTS)
+    assert process.wait(timeout=300) != 0
+    printed = (tmp_path / "log.txt").read_text()
+    lines = [line for line in printed.splitlines() if line.startswith("handrec: error: ")]
+    assert len(lines) == 1, printed
+    assert "loss term" in lines[0]
+    failed = tmp_path / "lightning_logs" / "cyclehand" / "version_0" / "failed"
+    assert (failed / "step_1_process_1" / "failure.json").is_file()

@@ -170,11 +170,18 @@ def test_no_space_while_a_checkpoint_is_written(trained, refuse, monkeypatch, na
 class Poison(pl.Callback):
     """Makes a label infinite before a step, or a gradient after it."""
 
-    def __init__(self, step: int = 1, column: str = "keypoints_2d", gradient: bool = False) -> None:
-        self.step, self.column, self.gradient = step, column, gradient
+    def __init__(
+        self,
+        step: int = 1,
+        column: str = "keypoints_2d",
+        gradient: bool = False,
+        process: int = 0,
+    ) -> None:
+        self.step, self.column, self.gradient, self.process = step, column, gradient, process
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step and not self.gradient:
+        here = trainer.global_rank == self.process
+        if trainer.global_step == self.step and here and not self.gradient:
             getattr(batch, self.column)[0, ..., 0] = torch.inf
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
