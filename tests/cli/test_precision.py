@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from handrec.cli import trainer_checks
 from handrec.cli.main import main
 from tests.cli.conftest import write_yaml
+from tests.cli.test_benchmarks import load
 
 
 def trained_in(workspace, capsys, *options):
@@ -58,3 +59,21 @@ def test_what_the_cpu_has_is_what_its_flags_say():
         pytest.skip("the flags are those of Linux on x86")
     words = flags.read_text().split()
     assert trainer_checks.has_bf16() == ("avx512_bf16" in words or "amx_bf16" in words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [("handmim", 2), ("handmim_pretrain", 2), ("s2hand_video", 8), ("cyclehand", 2)],
+)
+def test_float16_begins_with_nearly_the_same_loss(name, batch, tmp_path, monkeypatch):
+    """Over many steps, with bfloat16 and of the other experiments: `benchmarks/precision.py`."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    precisions = load("precision")
+    full, half = (
+        precisions.train(name, precision, 1, batch, str(tmp_path))
+        for precision in ("32-true", "16-mixed")
+    )
+    row = precisions.row(name, "16-mixed", half, full)
+    assert (row["not_finite"], row["steps"]) == (0, 1)
+    assert row["first_step_percent"] < 1

@@ -265,6 +265,13 @@ def test_options_after_two_dashes_go_to_the_training(begin, order):
     assert Path("seen").read_text() == "x"
 
 
+@pytest.mark.parametrize("option", ["--name=mine", "--trainer.default_root_dir=x", "--resume=1"])
+def test_where_a_trial_lies_is_not_chosen(option, begin, capsys):
+    assert begin({"values": [3]}, "--trials=1", "--", option) == 2
+    assert f"{option}: a sweep names and places its trials itself" in capsys.readouterr().err
+    assert not RESULTS.exists()
+
+
 def test_no_trials_are_refused(begin, capsys):
     assert begin({"values": [3]}, "--trials=0") == 2
     assert "--trials is at least 1" in capsys.readouterr().err

@@ -8,7 +8,9 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
@@ -262,3 +264,18 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
             for key, value in whole[part].items():
                 off, size = (half[part][key] - value).float().norm(), value.float().norm()
                 assert off <= 2e-3 * size + 5e-5 * scale, f"{part} {key}"
+
+
+@pytest.mark.parametrize("unused", [None, False])
+def test_methods_say_to_lightning_what_the_processes_above_do(unused, monkeypatch):
+    """Joint batch normalisation, buffers left alone, and idle parts found unless one says no."""
+    given = {} if unused is None else {"find_unused_parameters": unused}
+    strategy = DDPStrategy(**given)
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False)
+    method = handmim(OpenHand())
+    method.trainer = trainer
+    strategy.parallel_devices = [torch.device("cpu")] * 2
+    method.setup("fit")
+    assert isinstance(strategy._layer_sync, JointBatchNorm)
+    assert strategy._ddp_kwargs["broadcast_buffers"] is False
+    assert strategy._ddp_kwargs["find_unused_parameters"] is (unused is None)

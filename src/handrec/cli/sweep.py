@@ -26,6 +26,8 @@ FAILURES = 3
 TRIALS = 20
 #: Lie in a sweep's folder: its trials, and what they were begun with.
 STUDY, CHOICES = "study.log", "sweep.json"
+#: Options of a training that say where its run lies, which the sweep does.
+OWN = ("--name", "--trainer.default_root_dir", "--resume")
 #: Statuses of a training that somebody stopped. Other signals are of crashes.
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
 
@@ -45,6 +47,9 @@ def run(args: argparse.Namespace) -> int:
     trials = next(n for n in (args.trials, sweep.trials, TRIALS) if n is not None)
     if trials < 1 or args.seed < 0:
         raise UserError("--trials is at least 1, --seed at least 0")
+    for option in args.options:
+        if option.partition("=")[0] in OWN:
+            raise UserError(f"{option}: a sweep names and places its trials itself, leave it out")
     if sweep.method == "grid":
         trials = min(trials, len(grid_of(sweep)))
     folder = Path(runs.LOGS) / "sweeps" / sweep.name
