@@ -12,6 +12,7 @@ from handrec.metrics.temporal import (
     runs,
     spread,
     spread_between,
+    usual_step,
 )
 from tests.metrics.fakes import fake_batch, predict
 
@@ -41,6 +42,19 @@ def test_runs_stay_within_a_video_and_skip_gaps():
     found = {(int(SEQUENCE[w[0]]), tuple(FRAME[w].tolist())) for w in windows}
     assert found == {(7, (0, 1, 2)), (7, (1, 2, 3)), (2, (4, 5, 6)), (2, (5, 6, 7))}
     assert len(windows) == 4
+
+
+def test_every_third_frame_is_a_video_of_a_third_of_the_rate():
+    predicted, target = joints(0), joints(1)
+    assert (usual_step(SEQUENCE, FRAME), usual_step(SEQUENCE, 3 * FRAME)) == (1, 3)
+    assert usual_step(torch.arange(4), torch.zeros(4, dtype=torch.long)) == 1  # no videos
+    slow = acceleration_error(predicted, target, SEQUENCE, FRAME, 10.0)
+    third = acceleration_error(predicted, target, SEQUENCE, 3 * FRAME, 30.0, step=3)
+    torch.testing.assert_close(third, slow)
+    torch.testing.assert_close(
+        jitter(predicted, SEQUENCE, 3 * FRAME, 30.0, step=3),
+        jitter(predicted, SEQUENCE, FRAME, 10.0),
+    )
 
 
 @pytest.mark.parametrize("rate", [30.0, 25.0])
@@ -130,6 +144,18 @@ def test_units():
     assert figures["jitter"] == 0
     assert figures["shape_sd"] == 0
     assert figures["bone_sd"] < 1e-4
+
+
+def test_videos_of_every_sixth_frame_have_figures_in_seconds_too():
+    """As sets have them that were thinned out, at the rate that their frame numbers count."""
+    batch = video(frames=12)
+    prediction = predict(batch)
+    metrics = [TemporalMetrics(5.0), TemporalMetrics(30.0)]
+    for metric, step in zip(metrics, (1, 6), strict=True):
+        metric.update(prediction, batch._replace(frame=step * batch.frame))
+    plain, thinned = (metric.compute() for metric in metrics)
+    assert plain["accel_error"] > 0
+    assert thinned == plain
 
 
 def test_spread_between_videos_is_numpy_s():

@@ -33,7 +33,7 @@ from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics, Samples, suspicions
 from handrec.metrics.keypoints import is_2d_only
 from handrec.metrics.official import VERTICES, ProtocolName
-from handrec.metrics.temporal import TemporalMetrics
+from handrec.metrics.temporal import FRAME_RATE, TemporalMetrics
 from handrec.render.base import Rasterizer
 from handrec.types import HandBatch, HandPrediction
 from handrec.viz.contact import Example, Gallery, contact_sheet
@@ -53,6 +53,7 @@ class SplitEvaluation:
         examples: see :class:`EvaluationReport`.
         submission: where its hands are collected, if they are to be handed in.
         hand: whose meshes the method predicts.
+        rate: frame numbers per second of its videos.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class SplitEvaluation:
         examples: int,
         submission: Submission | None = None,
         hand: HandModel | None = None,
+        rate: float = FRAME_RATE,
     ) -> None:
-        self.name, self.submission, self.hand = name, submission, hand
+        self.name, self.submission, self.hand, self.rate = name, submission, hand, rate
         self.gallery = Gallery(examples)
         self.metrics: dict[str, HandMetrics] = {}
         self.temporal: dict[str, TemporalMetrics] = {}
@@ -76,7 +78,7 @@ class SplitEvaluation:
             hand = None if self.metrics else self.hand
             metrics = HandMetrics(f_scores, warn=False, hand=hand)  # the report shows suspicions
             self.metrics[row] = metrics.to(device)
-            self.temporal[row] = TemporalMetrics().to(device)
+            self.temporal[row] = TemporalMetrics(self.rate).to(device)
         self.metrics[row].update(prediction, batch)
         self.temporal[row].update(prediction, batch)
 
@@ -137,8 +139,9 @@ class EvaluationReport(pl.Callback):
         self._hand = pl_module.hand
         self._mean_hand = MeanHand(pl_module.hand, self.distance)
         module = getattr(trainer, "datamodule", None)
+        rate = getattr(module, "frame_rate", FRAME_RATE)
         self._splits = [
-            SplitEvaluation(name, self.examples, self._new_submission(module), self._hand)
+            SplitEvaluation(name, self.examples, self._new_submission(module), self._hand, rate)
             for name in getattr(module, "test_splits", ("test",))
         ]
 

@@ -60,7 +60,7 @@ LEGEND: tuple[str, ...] = (
 
 TEMPORAL_LEGEND = (
     "ACCEL: error of the joints' acceleration relative to the wrist, mm/s^2; JITTER: their jerk, "
-    "m/s^3; both at 30 frames per second.",
+    "m/s^3.",
     "SHAPE-SD, BONE-SD: standard deviation of shape coefficients and of bone lengths (mm) along a "
     "video, where both are constant in truth.",
 )

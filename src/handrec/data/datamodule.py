@@ -16,6 +16,7 @@ from handrec.data.sampler import (
 )
 from handrec.errors import UserError
 from handrec.metrics.official import ProtocolName
+from handrec.metrics.temporal import FRAME_RATE
 
 
 class HandDataModule(pl.LightningDataModule, ABC):
@@ -31,6 +32,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
         submission: the official evaluation that hands of the test split can be handed in to.
         intrinsics_known: whether ``K`` is that of the cameras, or assumed to be an ordinary one.
         projected_keypoints: whether the 2D keypoints of training are 3D labels, projected.
+        frame_rate: numbers of video frames that pass in a second.
         has_videos: whether its option ``clip`` puts clips of videos into training batches.
     """
 
@@ -40,6 +42,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
     submission: ProtocolName | None = None
     intrinsics_known: bool = True
     projected_keypoints: bool = False
+    frame_rate: float = FRAME_RATE
     has_videos: bool = False
 
     @abstractmethod

@@ -67,6 +67,7 @@ class MixedSets(HandDataModule):
         _check_alike({"mixture": self} | sets)
         main = sets[self.validated]
         self.test_splits, self.submission = main.test_splits, main.submission
+        self.frame_rate = main.frame_rate
         self.projected_keypoints = any(data.projected_keypoints for data in sets.values())
         self.intrinsics_known = all(data.intrinsics_known for data in sets.values())
         found = (getattr(data, "clip", None) for data in sets.values())

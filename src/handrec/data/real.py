@@ -29,8 +29,9 @@ from handrec.data.datamodule import HandDataModule
 from handrec.data.decode import read_encoded
 from handrec.data.labels import Annotated, LabelTable, cache_path, save
 from handrec.data.share import checked_share, labelled_share
-from handrec.errors import UserError
+from handrec.errors import UserError, positive
 from handrec.hand.base import HandModel
+from handrec.metrics.temporal import FRAME_RATE
 from handrec.types import HandBatch
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class RealHands(HandDataModule):
         cache_dir: where labels are kept.
         label_share: of the training pictures that are shown, see ``data.share``; not of clips.
         clip: of training batches, where the set has videos; None for single pictures only.
+        frame_rate: numbers of video frames that pass in a second; accelerations follow from it.
 
     Attributes:
         folders: names that the set's folder may have in ``$HANDREC_DATA``.
@@ -110,10 +112,13 @@ class RealHands(HandDataModule):
         cache_dir: str = ".cache/labels",
         label_share: float = 1.0,
         clip: Clip | None = None,
+        frame_rate: float = FRAME_RATE,
     ) -> None:
         super().__init__()
         if min(image_size, batch_size) < 1 or box_scale <= 0:
             raise UserError("image_size, batch_size and box_scale must be positive")
+        positive(self, frame_rate=frame_rate)
+        self.frame_rate = frame_rate
         if clip is not None:
             if not self.has_videos:
                 raise UserError(f"{self.name}: its pictures are of no videos, so it has no clips")

@@ -2,7 +2,8 @@
 
 Convention:
     Rows are frames: ``sequence`` names the video, ``frame`` counts along it, rows come in any
-    order. A difference is taken only between frames that directly follow each other. Joints are
+    order. A difference is taken only between frames that follow each other as most of the videos'
+    do: by one number, or by more where a set has every so manieth frame only. Joints are
     relative to the wrist joint, so that an unknowable depth does not hide the fingers. Metres in;
     times come from the frame rate, so an acceleration is in metres per square second (some papers
     report the plain second difference per frame under that unit: 900 times less at 30 fps).
@@ -17,7 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 from handrec.hand.joints import PARENTS
 from handrec.types import HandBatch, HandPrediction
 
-#: Pictures per second of a video.
+#: Frame numbers per second, where a data set says nothing else.
 FRAME_RATE = 30.0
 
 #: What :class:`TemporalMetrics` computes: mm/s^2, m/s^3, standard deviations, mm, levels of 255.
@@ -27,14 +28,27 @@ TEMPORAL = ("accel_error", "jitter", "shape_sd", "bone_sd", "texture_sd")
 _PLACES = 512
 
 
-def runs(sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"], length: int) -> Int[Tensor, "r l"]:
-    """Return the rows of every ``length`` frames of a video that directly follow each other."""
-    order = torch.argsort(frame, stable=True)
-    order = order[torch.argsort(sequence[order], stable=True)]
+def usual_step(sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"]) -> int:
+    """Return by how much the numbers of frames after each other mostly differ; 1 without videos."""
+    order = _in_order(sequence, frame)
+    gaps = frame[order].diff()[sequence[order].diff() == 0]
+    return max(1, int(gaps.mode().values)) if len(gaps) else 1
+
+
+def runs(
+    sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"], length: int, step: int = 1
+) -> Int[Tensor, "r l"]:
+    """Return the rows of every ``length`` frames of a video that follow each other by a step."""
+    order = _in_order(sequence, frame)
     windows = order.unfold(0, length, 1) if len(order) >= length else order.new_empty(0, length)
-    steps = torch.arange(length, device=frame.device)
+    steps = step * torch.arange(length, device=frame.device)
     together = (sequence[windows] == sequence[windows[:, :1]]).all(1)
     return windows[together & (frame[windows] - frame[windows[:, :1]] == steps).all(1)]
+
+
+def _in_order(sequence: Int[Tensor, " n"], frame: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    order = torch.argsort(frame, stable=True)
+    return order[torch.argsort(sequence[order], stable=True)]
 
 
 def acceleration_error(
@@ -43,6 +57,7 @@ def acceleration_error(
     sequence: Int[Tensor, " n"],
     frame: Int[Tensor, " n"],
     rate: float = FRAME_RATE,
+    step: int = 1,
 ) -> Float[Tensor, " r"]:
     """Return how far accelerations are from the labels', metres per square second.
 
@@ -54,12 +69,13 @@ def acceleration_error(
         target: their labels.
         sequence: video of each row.
         frame: number of each row in its video.
-        rate: frames per second.
+        rate: frame numbers per second.
+        step: between the numbers of frames that follow each other.
     """
     error = _relative(prediction) - _relative(target)
-    first, second, third = error[runs(sequence, frame, 3)].unbind(1)
+    first, second, third = error[runs(sequence, frame, 3, step)].unbind(1)
     accelerations: Tensor = torch.linalg.vector_norm(third - 2 * second + first, dim=-1)
-    return accelerations.mean(1) * rate**2
+    return accelerations.mean(1) * (rate / step) ** 2
 
 
 def jitter(
@@ -67,6 +83,7 @@ def jitter(
     sequence: Int[Tensor, " n"],
     frame: Int[Tensor, " n"],
     rate: float = FRAME_RATE,
+    step: int = 1,
 ) -> Float[Tensor, " r"]:
     """Return the mean jerk of the joints, metres per cubic second, without looking at labels.
 
@@ -77,11 +94,12 @@ def jitter(
         prediction: joints, metres, the first is the wrist.
         sequence: video of each row.
         frame: number of each row in its video.
-        rate: frames per second.
+        rate: frame numbers per second.
+        step: between the numbers of frames that follow each other.
     """
-    first, second, third, fourth = _relative(prediction)[runs(sequence, frame, 4)].unbind(1)
+    first, second, third, fourth = _relative(prediction)[runs(sequence, frame, 4, step)].unbind(1)
     jerks: Tensor = torch.linalg.vector_norm(fourth - 3 * third + 3 * second - first, dim=-1)
-    return jerks.mean(1) * rate**3
+    return jerks.mean(1) * (rate / step) ** 3
 
 
 def spread(values: Float[Tensor, "n k"], sequence: Int[Tensor, " n"]) -> Float[Tensor, " s"]:
@@ -139,6 +157,9 @@ class TemporalMetrics(Metric):
     that predict one, ``texture_sd`` (levels of 255, of the colours without light at 512 places of
     the texture); nothing where there is no video. ``shape_between`` and ``texture_between`` are how
     much the means of the videos differ: a method that says the same of everybody is constant, too.
+
+    Args:
+        rate: frame numbers per second.
     """
 
     is_differentiable = False
@@ -147,8 +168,9 @@ class TemporalMetrics(Metric):
     names: list[Tensor]
     frames: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float = FRAME_RATE) -> None:
         super().__init__()
+        self.rate = rate
         for state in ("names", "frames"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -173,15 +195,16 @@ class TemporalMetrics(Metric):
         (sequence, frame, labelled, _), values = names[kept].unbind(1), values[kept]
         joints = values[:, :63].unflatten(1, (21, 3))
         target = values[:, 63:126].unflatten(1, (21, 3))
-        if len(runs(sequence, frame, 4)) == 0:
+        step = usual_step(sequence, frame)
+        if len(runs(sequence, frame, 4, step)) == 0:
             return {}
         known = labelled > 0
         accelerations = acceleration_error(
-            joints[known], target[known], sequence[known], frame[known]
+            joints[known], target[known], sequence[known], frame[known], self.rate, step
         )
         figures = {
             "accel_error": 1000 * accelerations.mean(),
-            "jitter": jitter(joints, sequence, frame).mean(),
+            "jitter": jitter(joints, sequence, frame, self.rate, step).mean(),
             "shape_sd": spread(values[:, 126:136], sequence).mean(),
             "shape_between": spread_between(values[:, 126:136], sequence),
             "bone_sd": 1000 * spread(bone_lengths(joints), sequence).mean(),
