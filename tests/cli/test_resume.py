@@ -163,6 +163,10 @@ def assert_resumed(name, command):
     assert list(differences(whole, checkpoint(name))) == []
 
 
+#: Lightning's hook before a step.
+BEFORE = "on_train_batch_start"
+
+
 def log_of(name):
     """Return the rows of a run's log, without what its clock says."""
     path = Path("lightning_logs", name, "version_0", "metrics.csv")
@@ -172,34 +176,51 @@ def log_of(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "kills"),
+    ("options", "kills"),
     [
+        pytest.param([], [(2, BEFORE), (3, BEFORE)], id="steps"),
         pytest.param(
-            "s2hand_keypoints",
-            [(2, "on_train_batch_start"), (3, "on_train_batch_start")],
-            id="steps",
-        ),
-        pytest.param(
-            "s2hand_keypoints",
-            [(3, "on_validation_start"), (4, "on_train_batch_start"), (5, "on_train_batch_start")],
+            [],
+            [(3, "on_validation_start"), (4, BEFORE), (5, BEFORE)],
             id="validation, then the first steps after it",
         ),
         pytest.param(
-            "handmim_pretrain",
-            [(3, "on_validation_end"), (3, "on_train_epoch_end"), (4, "on_train_batch_start")],
+            [],
+            [(3, "on_validation_end"), (3, "on_train_epoch_end"), (4, BEFORE)],
             id="end of an epoch, then the first step after it",
         ),
         pytest.param(
-            "s2hand_keypoints",
+            [],
             [(5, "on_train_batch_end"), (6, "on_validation_start"), (6, "on_train_epoch_end")],
             id="end",
         ),
+        pytest.param(
+            ["--trainer.max_steps=100"],
+            [(3, BEFORE), (3, BEFORE), (6, BEFORE)],
+            id="first steps of epochs that max_steps counts, too",
+        ),
+        pytest.param(
+            ["--trainer.max_epochs=-1", "--trainer.max_steps=8"],
+            [(3, BEFORE), (4, "on_train_batch_end"), (6, "on_validation_start"), (7, BEFORE)],
+            id="a training of so many steps",
+        ),
+        pytest.param(
+            ["--trainer.val_check_interval=0.5", "--trainer.limit_train_batches=4"],
+            [(2, BEFORE), (3, BEFORE), (4, BEFORE), (6, BEFORE), (7, BEFORE)],
+            id="validations within an epoch",
+        ),
+        pytest.param(
+            ["--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null"],
+            [(2, BEFORE), (3, BEFORE), (4, BEFORE), (5, BEFORE)],
+            id="validations by steps",
+        ),
     ],
 )
-def test_kills_after_each_other_change_nothing(name, kills, folder, cache):
+def test_kills_after_each_other_change_nothing(options, kills, folder, cache):
     """Whatever was going on, and however soon the next one comes."""
+    name = "s2hand_keypoints"
     command = ["fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, "--safety.steps=1"]
-    command += ["--trainer.log_every_n_steps=1", "--trainer.max_epochs=3"]
+    command += ["--trainer.log_every_n_steps=1", "--trainer.max_epochs=3", *options]
     assert main(command) == 0
     whole, logged = checkpoint(name), log_of(name)
     shutil.rmtree("lightning_logs")

@@ -4,8 +4,8 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from handrec.callbacks import loop_state
 from handrec.errors import UserError
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -127,11 +128,9 @@ class Safety(Checkpoint):
     """Writes ``last.ckpt`` after every epoch, in between, and when SIGTERM asks a training to end.
 
     A checkpoint between two steps holds all that the following ones depend on: weights, optimizer,
-    moving averages, schedules, counters. Data order and random numbers follow from the counters
-    (``data.sampler``). It is written when the next step begins, not when the one before ends: then
-    that one's log is written, and an epoch's last step has been validated. Lightning, given a
-    checkpoint of the last step's end, leaves that validation out, counts one epoch too few to have
-    begun, and takes a checkpoint of the next one's steps for one of its beginning.
+    moving averages, schedules, counters (``callbacks.loop_state``). Data order and random numbers
+    follow from the counters (``data.sampler``). It is written when the next step begins, not when
+    the one before ends: then that one's log is written, and what it was to be validated by is done.
 
     It is a ``Checkpoint`` to be called after the other callbacks, whose state it saves.
 
@@ -146,10 +145,13 @@ class Safety(Checkpoint):
         self.minutes, self.steps = minutes, steps
         self._saved_at = time.monotonic()
         self._due = self._asked = self._stopping = False
+        self._saving = self._begun = self._between = False
         self._replaced: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take SIGTERM over: Lightning's own handler communicates from within the signal."""
+        if self._between:
+            loop_state.go_on(trainer)
         self._saved_at, self._due, self._asked = time.monotonic(), False, False
 
         def note(number: int, frame: FrameType | None) -> None:
@@ -175,16 +177,16 @@ class Safety(Checkpoint):
         self._due = self.steps is not None and trainer.global_step % self.steps == 0
         if self.minutes:
             self._due |= _any(trainer, time.monotonic() - self._saved_at >= 60 * self.minutes)
-        if _any(trainer, self._asked):
+        if _any(trainer, self._asked) and not loop_state.is_last_step(trainer):
             _stop(trainer, True)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time, as if this step had not begun."""
+        loop_state.gone_on(trainer)
         if self._due:
-            with _not_begun(trainer):
-                self.save(trainer)
+            self.save(trainer, begun=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save whether or not the epoch was the best."""
@@ -199,10 +201,32 @@ class Safety(Checkpoint):
         """Go on stopping."""
         _stop(trainer, self._stopping)
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Write ``last.ckpt``; every process has to ask."""
-        trainer.save_checkpoint(Path(trainer.log_dir or ".") / "checkpoints" / LAST)
+    def save(self, trainer: pl.Trainer, begun: bool = False) -> None:
+        """Write ``last.ckpt``; every process has to ask.
+
+        Args:
+            trainer: between two steps.
+            begun: whether it has counted the second one already.
+        """
+        self._saving, self._begun = True, begun
+        try:
+            trainer.save_checkpoint(Path(trainer.log_dir or ".") / "checkpoints" / LAST)
+        finally:
+            self._saving = False
         self._saved_at, self._due = time.monotonic(), False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the counters right; those of other checkpoints are Lightning's."""
+        if self._saving:
+            loop_state.settle(checkpoint, self._begun)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep whether the training goes on between two steps."""
+        self._between = checkpoint.get(loop_state.BETWEEN, False)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -219,25 +243,11 @@ class Safety(Checkpoint):
             )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give SIGTERM back."""
+        """Give back SIGTERM, and to Lightning what is its own."""
+        loop_state.gone_on(trainer)
         if self._replaced is not None:
             signal.signal(signal.SIGTERM, self._replaced)
             self._replaced = None
-
-
-@contextmanager
-def _not_begun(trainer: pl.Trainer) -> Iterator[None]:
-    """Take back for a while what Lightning's loop has counted of the step that begins."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    last, progress.is_last_batch = progress.is_last_batch, False
-    progress.total.ready -= 1
-    progress.current.ready -= 1
-    try:
-        yield
-    finally:
-        progress.is_last_batch = last
-        progress.total.ready += 1
-        progress.current.ready += 1
 
 
 def _any(trainer: pl.Trainer, own: bool) -> bool:
