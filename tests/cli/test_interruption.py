@@ -81,6 +81,16 @@ def test_sigterm_saves_ends_well_and_can_be_gone_on_from(step, folder, cache):
     assert list(differences(whole, checkpoint("handmim"))) == []
 
 
+@pytest.mark.slow
+def test_sigterm_at_the_last_step_lets_the_training_end(folder, cache):
+    command = ["fit", "--exp=s2hand_keypoints", *SHORT, *SMALL["plain"], cache]
+    pause = [f"--trainer.callbacks+={HERE}.Pause", "--trainer.callbacks.step=5"]
+    status, said = terminated([*command, *pause])
+    assert status == 0, said
+    assert "trained  s2hand_keypoints: 6 steps, 2 epochs" in said
+    assert "asked to stop" not in said
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

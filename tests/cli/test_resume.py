@@ -214,6 +214,11 @@ def log_of(name):
             [(2, BEFORE), (3, BEFORE), (4, BEFORE), (5, BEFORE)],
             id="validations by steps",
         ),
+        pytest.param(
+            ["--trainer.overfit_batches=3"],
+            [(2, BEFORE), (5, BEFORE)],
+            id="the same batches again and again",
+        ),
     ],
 )
 def test_kills_after_each_other_change_nothing(options, kills, folder, cache):

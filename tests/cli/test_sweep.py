@@ -1,10 +1,13 @@
 """Every sweep file: a command that W&B's agent would run too, and that parses."""
 
 import csv
+import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +133,50 @@ def test_a_trial_that_saved_and_ended_when_asked_to_is_not_finished(tmp_path):
                 sweep.measure(chosen, tmp_path, 0, {}, [])
         else:  # what the log of a trial says from before is of no matter
             assert sweep.measure(chosen, tmp_path, 0, {}, []) is None
+
+
+#: A trial that ends well when it is asked to.
+PATIENT = """
+import pathlib, signal, sys, time
+def end(*_):
+    pathlib.Path("ended").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("waiting").touch()
+time.sleep(60)
+"""
+#: A sweep of it.
+SWEEPING = """
+import pathlib, sys
+from handrec.cli import sweep, sweep_file
+trial = [sys.executable, "-c", pathlib.Path("patient.py").read_text()]
+chosen = sweep_file.Sweep("x", "random", "loss", False, {}, trial, sys.executable, None)
+try:
+    sweep.measure(chosen, pathlib.Path(), 0, {}, [])
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+def appears(name, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not Path(name).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Path(name).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_training_is_left_by_a_sweep_that_is_stopped(number, tmp_path, monkeypatch):
+    if number == signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("the system tells nobody that its parent was killed")
+    monkeypatch.chdir(tmp_path)
+    Path("patient.py").write_text(PATIENT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", SWEEPING], env=environment)
+    assert appears("waiting")
+    process.send_signal(number)
+    assert process.wait(60) == (7 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert appears("ended")
 
 
 #: In the place of a training: logs a metric that is known of its option.

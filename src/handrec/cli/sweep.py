@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import ctypes
 import itertools
 import json
 import math
@@ -10,7 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ TRIALS = 20
 STUDY, CHOICES = "study.log", "sweep.json"
 #: Options of a training that say where its run lies, which the sweep does.
 OWN = ("--name", "--trainer.default_root_dir", "--resume")
+#: Of Linux's prctl: the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
 #: Statuses of a training that somebody stopped. Other signals are of crashes.
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)
 
@@ -239,6 +243,28 @@ def tell(study: Any, trial: Any, found: float | None) -> None:
         study.tell(trial, found)
 
 
+def _end_with_parent() -> None:
+    """Have a training stop with a sweep that is killed: nobody would look at what it finds."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def _handed_on(training: "subprocess.Popen[bytes]") -> Iterator[list[int]]:
+    """Hand SIGTERM on to a training, which then saves and ends; yield whether there was one."""
+    asked: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:
+        asked.append(number)
+        training.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def measure(
     sweep: Sweep, folder: Path, number: int, values: Mapping[str, Any], options: list[str]
 ) -> float | None:
@@ -255,14 +281,19 @@ def measure(
         raise UserError(f"there is no program {sweep.program}: activate the environment it is in")
     with (place / "log.txt").open("a+", encoding="utf-8", errors="replace") as log:
         start = log.tell()
-        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+        training = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 (no other threads here)
+        )  # fmt: skip
+        with _handed_on(training) as asked:
+            status = training.wait()
         log.seek(start)
-        stopped = done.returncode in STOPPED or ASKED_TO_STOP in log.read()
-        if done.returncode < 0:
-            log.write(f"ended by {signal.Signals(-done.returncode).name}\n")
+        stopped = bool(asked) or status in STOPPED or ASKED_TO_STOP in log.read()
+        if status < 0:
+            log.write(f"ended by {signal.Signals(-status).name}\n")
     if stopped:
         raise KeyboardInterrupt  # the sweep stops, too
-    if done.returncode:
+    if status:
         return None
     logged = sorted(place.glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
     found = last_value(logged[-1], sweep.metric) if logged else None

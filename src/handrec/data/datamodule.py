@@ -100,8 +100,11 @@ class HandDataModule(pl.LightningDataModule, ABC):
             return EvaluationBatches(rows, batch_size, rank, processes)
 
         def position() -> int:
-            # overfit_batches: the same few again and again
-            return 0 if trainer is None or trainer.overfit_batches else batches_so_far(trainer)
+            if trainer is None:
+                return 0
+            if trainer.overfit_batches:  # the same few again and again
+                return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            return batches_so_far(trainer)
 
         return TrainingBatches(rows, batch_size, global_seed(), position, rank, processes)
 
