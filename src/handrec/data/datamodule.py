@@ -103,7 +103,7 @@ class HandDataModule(pl.LightningDataModule, ABC):
             if trainer is None:
                 return 0
             if trainer.overfit_batches:  # the same few again and again
-                return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+                return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
             return batches_so_far(trainer)
 
         return TrainingBatches(rows, batch_size, global_seed(), position, rank, processes)
