@@ -74,7 +74,8 @@ def settle_precision(trainer: Namespace, typed: Iterable[str]) -> None:
 
 def has_bf16() -> bool:
     """Return whether this CPU has instructions for bfloat16."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in the oldest torch taken
+    tell: Any = getattr(torch.cpu, "get_capabilities", dict)  # not in the oldest torch taken
+    capabilities = tell()
     return any(capabilities.get(name, False) for name in BF16_INSTRUCTIONS)
 
 
