@@ -110,6 +110,22 @@ def test_joints_of_another_order_are_warned_of(here, capsys):
     assert "nothing wrong" not in out
 
 
+def test_keypoints_of_other_images_are_warned_of(here, capsys):
+    synth("coco")
+    path = here / "set/annotations.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        entry["keypoints"] = [
+            value + 500 * (i % 3 == 0) for i, value in enumerate(entry["keypoints"])
+        ]
+    path.write_text(json.dumps(content))
+    assert main(["data", "check", "coco_hands", "set"]) == 0
+    out = capsys.readouterr().out
+    assert "100.0% of the keypoints outside their crop" in out
+    warnings = out.count("warning: that is most of them")
+    assert f"no file is at fault, but {warnings} warnings above want a look" in out
+
+
 def test_a_mask_of_all_colour_versions_is_one_fault(here, capsys):
     synth("freihand")
     masks = list((here / "set/training/mask").iterdir())

@@ -26,6 +26,7 @@ SHOWN_FAULTS = 10
 #: Which vertices sets take for fingertips, by how their names begin; others as FreiHAND does.
 TIPS = {"ho3d": "ho3d", "dexy": "manopth"}
 _FAR = 20.0  # millimetres: sets whose parameters were fitted to joints stay below 10
+_OUTSIDE = 0.5  # share of keypoints: crops have a margin, so that nearly all lie inside
 _SHEET = 24  # pictures of a split on the contact sheet
 
 
@@ -251,6 +252,12 @@ def _print_inspection(console: "Console", split: str, found: "Inspection") -> in
     console.print(f"{split}: {found.images:,} images read, {len(found.faults)} at fault")
     if found.known:
         console.print(f"  {found.outside:.1%} of the keypoints outside their crop")
+    astray = found.outside > _OUTSIDE
+    if astray:
+        console.print(
+            "  warning: that is most of them: boxes or keypoints of other images?",
+            style="bold yellow",
+        )
     for what, unit, errors in (
         ("joints", "mm", found.joint_errors),
         ("vertices", "mm", found.vertex_errors),
@@ -265,7 +272,7 @@ def _print_inspection(console: "Console", split: str, found: "Inspection") -> in
             "  warning: that is far: joints of another order, or parameters of another hand model?",
             style="bold yellow",
         )
-    return int(far)
+    return int(far) + int(astray)
 
 
 def _print_faults(console: "Console", faults: list[str], images: int) -> None:

@@ -37,10 +37,13 @@ from handrec.types import HandBatch
 logger = logging.getLogger(__name__)
 
 #: Raise whenever the same files give other labels: caches are keyed on it.
-LABELS_VERSION = 3
+LABELS_VERSION = 4
 
 #: Diagonal of the box around the joints of any hand, metres: others are in other units.
 HAND_SPAN = (0.03, 0.6)
+
+#: Share of samples whose box may lie outside their picture: a few hands leave the view in videos.
+OUTSIDE_SHARE = 0.02
 
 #: Environment variable that names the folder of all data sets.
 ROOT_VARIABLE = "HANDREC_DATA"
@@ -358,17 +361,42 @@ def check_labels(root: Path, part: Annotated) -> None:
     _refuse(
         root, part, odd, "the joints do not span a hand's {:g} to {:g} metres".format(*HAND_SPAN)
     )
+    _check_inside(root, part)
+
+
+def _check_inside(root: Path, part: Annotated) -> None:
+    """Refuse boxes outside their pictures, and warn where they are few.
+
+    Raises:
+        UserError: more than ``OUTSIDE_SHARE`` of the samples have one.
+    """
+    box, (height, width) = part.labels.box, part.labels.image_size.unbind(1)
+    outside = (box[:, 2:] <= 0).any(1) | (box[:, 0] >= width) | (box[:, 1] >= height)
+    outside &= (height > 0) & (width > 0)  # 0 is unknown
+    if not outside.any():
+        return
+    row = int(outside.nonzero()[0])
+    what = f"box outside its picture of {width[row]} x {height[row]} pixels"
+    share = float(outside[part.row].float().mean())
+    if share > OUTSIDE_SHARE:
+        _refuse(root, part, outside, what)
+    logger.warning("%s", _told(root, part, outside, what))
 
 
 def _refuse(root: Path, part: Annotated, bad: Tensor, what: str) -> None:
     if bad.any():
-        row = int(bad.nonzero()[0])
-        sample = int((part.row == row).nonzero()[0]) if (part.row == row).any() else row
-        more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
-        value = ""
-        if what.startswith("box"):
-            value = f": {[round(x, 1) for x in part.labels.box[row].tolist()]}"
-        raise UserError(f"{root / part.files[sample]} (sample {sample}): {what}{value}{more}")
+        raise UserError(_told(root, part, bad, what))
+
+
+def _told(root: Path, part: Annotated, bad: Tensor, what: str) -> str:
+    """Return a line that names the first of some rows of labels and counts the others."""
+    row = int(bad.nonzero()[0])
+    sample = int((part.row == row).nonzero()[0]) if (part.row == row).any() else row
+    more = f" (and {int(bad.sum()) - 1} more)" if bad.sum() > 1 else ""
+    value = ""
+    if what.startswith("box"):
+        value = f": {[round(x, 1) for x in part.labels.box[row].tolist()]}"
+    return f"{root / part.files[sample]} (sample {sample}): {what}{value}{more}"
 
 
 def check_files(root: Path, files: Sequence[str]) -> None:
