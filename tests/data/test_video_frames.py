@@ -133,6 +133,15 @@ def test_videos_that_cannot_be_decoded_are_named(root, change, said):
         ({"c.mp4": []}, "names c.mp4, which is not in"),
         ({"a.mp4": [{"box": [0, 0, 30, 30], "frame": 3}]}, "a.mp4: a box from some frame on would"),
         ({"a.mp4": {"x": []}}, "not the number of a frame"),
+        ({"a.mp4": {"20": []}}, r"json: a\.mp4, frame 20: the video has 20 frames, from 0 on"),
+        ({"walk": {"21": []}}, "walk, frame 21: the video has 20 frames"),
+        ({"a.mp4": [{"box": [9, 9, 9, 30]}]}, r"json: a\.mp4, hand 0: box .* is inverted"),
+        (
+            {"walk": {"3": [{"box": [0, 0, 30, 30]}, {"box": [64, 0, 90, 30]}]}},
+            r"json: walk, frame 3, hand 1: box .* lies outside the image \(64 x 48 pixels\)",
+        ),
+        ({"a.mp4": [{"box": [True, 9, 19, 30]}]}, r"box is not \[x1, y1, x2, y2\]: \[true"),
+        ({"a.mp4": [{"box": ["1", 9, 19, 30]}]}, r"box is not \[x1, y1, x2, y2\]: \[.1"),
     ],
 )
 def test_boxes_that_cannot_be_used(root, tmp_path, boxes, said):

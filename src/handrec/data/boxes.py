@@ -131,8 +131,27 @@ def place_box(
     if box is None:
         box = (0.0, 0.0, float(width), float(height))
         return box, square_box(box, 1.0)
+    check_box(where, image_size, box)
     left, top, right, bottom = box
-    shown = f"{where}: box {[round(x, 1) for x in box]}"
+    if max(right - left, bottom - top) < SMALL_BOX:
+        shown = _shown(where, box)
+        logger.warning("%s is smaller than %d pixels: expect a poor hand", shown, SMALL_BOX)
+    return box, square_box(box, scale)
+
+
+def check_box(where: str, image_size: tuple[int, int], box: Box) -> None:
+    """Refuse a box that can hold no hand.
+
+    Args:
+        where: the box is from, for messages.
+        image_size: ``(height, width)`` of the picture.
+        box: around the hand, pixels.
+
+    Raises:
+        UserError: it is inverted, outside the picture, far larger than it or tiny.
+    """
+    (height, width), (left, top, right, bottom) = image_size, box
+    shown = _shown(where, box)
     if right <= left or bottom <= top:
         raise UserError(f"{shown} is inverted: it wants [x1, y1, x2, y2], x1 < x2, y1 < y2")
     if right <= 0 or bottom <= 0 or left >= width or top >= height:
@@ -141,9 +160,10 @@ def place_box(
         raise UserError(f"{shown} is far larger than the image ({width} x {height} pixels)")
     if min(right - left, bottom - top) < MIN_BOX:
         raise UserError(f"{shown} is smaller than {MIN_BOX} pixels")
-    if max(right - left, bottom - top) < SMALL_BOX:
-        logger.warning("%s is smaller than %d pixels: expect a poor hand", shown, SMALL_BOX)
-    return box, square_box(box, scale)
+
+
+def _shown(where: str, box: Box) -> str:
+    return f"{where}: box {[round(x, 1) for x in box]}"
 
 
 def read_cameras(given: str) -> Cameras:
@@ -198,8 +218,17 @@ def _parse_camera(where: str, content: Any) -> Float[np.ndarray, "3 3"]:
 
 def _numbers(content: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return an array of finite numbers of the given shape, or None if it is not one."""
+    if not _holds_numbers(content):  # NumPy takes true for 1, and "1" too
+        return None
     try:
         array = np.asarray(content, dtype=float)
     except (TypeError, ValueError, OverflowError):
         return None
     return array if array.shape == shape and np.isfinite(array).all() else None
+
+
+def _holds_numbers(content: Any) -> bool:
+    """Return whether all that is in lists of lists is numbers."""
+    if isinstance(content, list):
+        return all(map(_holds_numbers, content))
+    return isinstance(content, int | float) and not isinstance(content, bool)

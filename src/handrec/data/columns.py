@@ -17,6 +17,9 @@ from handrec.errors import UserError
 #: Published cameras and keypoints have pixel centres at integers, as OpenCV and matplotlib do.
 HALF_PIXEL = 0.5
 
+#: EXIF's tag for how a camera was held, and its values for a quarter of a turn.
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+
 
 def shift_centres(intrinsics: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3 3"]:
     """Return cameras with pixel centres at integer + 0.5, from cameras with integer ones."""
@@ -31,13 +34,14 @@ def joints_box(keypoints: Float[Tensor, "n 21 2"]) -> Float[Tensor, "n 4"]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return ``(height, width)`` of an image file, from its header."""
+    """Return ``(height, width)`` of an image file, from its header, as decoding turns it."""
     try:
         with Image.open(path) as image:
             width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path}: not an image, or none there") from error
-    return height, width
+    return (width, height) if turned else (height, width)
 
 
 def hashed_share(names: list[str]) -> Float[Tensor, " n"]:

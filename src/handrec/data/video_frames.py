@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handrec.data.boxes import HandBox, VideoBoxes, read_video_boxes
+from handrec.data.boxes import HandBox, VideoBoxes, check_box, read_video_boxes
+from handrec.data.columns import image_size
 from handrec.data.decode import read_encoded
 from handrec.data.streamed import StreamedImages
 from handrec.data.streams import Annotation, Picture, Reader, Source
@@ -55,12 +56,14 @@ class VideoFrames(StreamedImages):
         if self.root is None:
             raise UserError("no video: say --data.root=VIDEO or the folder of videos or frames")
         paths = _find(Path(self.root).expanduser())
-        self._frames = {
-            str(path): len(_images(path)) if path.is_dir() else probe(path).frames for path in paths
-        }
-        unknown = sorted(self._boxes().keys() - {path.name for path in paths})
+        boxes = self._boxes()
+        unknown = sorted(boxes.keys() - {path.name for path in paths})
         if unknown:
             raise UserError(f"{self.boxes} names {unknown[0]}, which is not in {self.root}")
+        for path in paths:
+            frames, size = _extent(path)
+            self._frames[str(path)] = frames
+            self._check_boxes(path.name, frames, size)
         return [Source(str(path), number) for number, path in enumerate(paths)]
 
     def count(self, source: Source) -> int | None:
@@ -78,6 +81,17 @@ class VideoFrames(StreamedImages):
         return partial(
             read_frames, stride=self.stride, boxes=None if self.boxes is None else self._boxes()
         )
+
+    def _check_boxes(self, name: str, frames: int, size: tuple[int, int] | None) -> None:
+        """Refuse boxes that can hold no hand, and those of frames that are not there."""
+        whole, boxes = self._boxes().get(name, (False, {}))
+        for number, hands in boxes.items():
+            where = f"{self.boxes}: {name}" + ("" if whole else f", frame {number}")
+            if number >= frames:
+                raise UserError(f"{where}: the video has {frames} frames, from 0 on")
+            for i, hand in enumerate(hands):
+                if size is not None:
+                    check_box(f"{where}, hand {i}", size, hand.box)
 
     def _boxes(self) -> dict[str, tuple[bool, VideoBoxes]]:
         """Return the boxes by the name of the video; whole videos' are those of frame 0."""
@@ -166,6 +180,18 @@ def _find(root: Path) -> list[Path]:
             f"{root}: neither videos ({', '.join(sorted(VIDEOS))}) nor frames (images) in it"
         )
     return found
+
+
+def _extent(path: Path) -> tuple[int, tuple[int, int] | None]:
+    """Return how many frames a video has, and ``(height, width)``; None if the first is broken."""
+    if not path.is_dir():
+        info = probe(path)
+        return info.frames, info.image_size
+    images = _images(path)
+    try:
+        return len(images), image_size(images[0])
+    except UserError:  # said when it is read: a folder may lack some frames
+        return len(images), None
 
 
 def _images(folder: Path) -> list[Path]:
