@@ -126,6 +126,7 @@ def test_mediapipes_landmarks_are_keypoints(tmp_path, monkeypatch):
     [
         (["clip.mp4", "--run=r"], "clip.mp4 is a video: --frames=FOLDER says where its frames go"),
         (["clip.mp4", "--run=r", "--frames=f", "--stride=0"], "--stride must be at least 1"),
+        (["photos", "--run=r", "--stride=5"], "--stride is for the frames of videos: say --frames"),
         (["videos", "--frames=f"], "who finds the keypoints?"),
     ],
 )

@@ -104,6 +104,14 @@ def test_other_orders(root, named):
     torch.testing.assert_close(read.keypoints_2d, expected)
 
 
+def test_an_order_that_contradicts_the_files_names_is_refused(root):
+    said = complaint(root, lambda content: None, keypoints="rhd")
+    assert "annotations.json names its keypoints (wrist, thumb1, ...), in another order" in said
+    reader(root, keypoints="freihand").setup("fit")  # the same order
+    edit(root, lambda c: c["categories"][0]["keypoints"].__setitem__(3, "nose"))
+    reader(root, keypoints="rhd").setup("fit")  # names that say nothing
+
+
 def test_presets_are_the_published_orders():
     # Indices into the set's order, as other projects have them written down.
     rhd = [0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17]
@@ -192,6 +200,24 @@ def test_a_file_of_its_own_to_evaluate_on(root):
         (lambda c: c["categories"][0]["keypoints"].__setitem__(3, "wrist"), "missing: thumb_ip"),
         (lambda c: c.update(categories=[]), "its categories name no 21 keypoints"),
         (lambda c: c.update(annotations=[]), "no hand with a keypoint"),
+        (lambda c: c.update(categories=["hand"]), "its categories are no list of objects"),
+        (
+            lambda c: c["images"][2].update(height="tall"),
+            "annotation 2 (id 2): height of 00000002.jpg is 'tall', expected a positive number",
+        ),
+        (lambda c: c["images"][2].update(width=-3), "width of 00000002.jpg is -3, expected"),
+        (
+            lambda c: c["annotations"][2].update(side="lft"),
+            'annotation 2 (id 2): side is \'lft\', expected "left" or "right"',
+        ),
+        (
+            lambda c: c["annotations"][2].update(side=None, hand_type=[1]),
+            "annotation 2 (id 2): hand_type is [1], expected",
+        ),
+        (
+            lambda c: c["annotations"][2].update(bbox=[SIZE, 2, 30, 30]),
+            "(sample 2): box outside its picture of 96 x 96 pixels: [96.0, 2.0, 126.0, 32.0]",
+        ),
     ],
 )
 def test_files_that_no_training_should_see(root, change, said):
@@ -237,3 +263,27 @@ def test_a_single_hand_leaves_none_to_train_on(root):
     with pytest.raises(UserError, match=r"train is empty, of 1 samples: --data\.val_share"):
         data.crops("train")
     assert len(prepared(reader(root, val_share=0.0), "fit").crops("train")) == 1
+
+
+def test_sides_are_read_in_any_case(root):
+    def say(content):
+        said = ({"side": "Left"}, {"side": "RIGHT"}, {"side": None}, {}, {"hand_type": "RIGHT"})
+        for entry, names in zip(content["annotations"], said, strict=False):
+            entry.pop("side", None)
+            entry.pop("hand_type", None)
+            entry.update(names)
+
+    edit(root, say)
+    labels = prepared(reader(root, side="left")).tables["annotations"].labels
+    assert labels.is_left[:5].tolist() == [1, 0, 1, 1, 0]
+
+
+def test_a_few_boxes_may_lie_outside_their_pictures(root, caplog):
+    def repeat(content):
+        content["annotations"] = 20 * content["annotations"]
+        content["annotations"][7] = content["annotations"][7] | {"bbox": [-40, 2, 30, 30]}
+
+    edit(root, repeat)
+    reader(root).setup("fit")
+    said = "(sample 7): box outside its picture of 96 x 96 pixels: [-40.0, 2.0, -10.0, 32.0]"
+    assert said in caplog.text

@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from handrec.data.coco_hands import CocoHands
 from handrec.data.detected import DetectedHands
 from handrec.data.detections import (
     Detections,
@@ -199,6 +201,28 @@ def test_several_files_and_none_are_refused(folder):
         (folder / name).unlink()
     with pytest.raises(UserError, match="there is none: choose with"):
         build(folder)
+
+
+def test_images_of_phones_have_the_size_that_they_are_decoded_to(folder):
+    path = folder / "00000001.jpg"
+    (folder / "00000001.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: rows are stored as columns
+    Image.new("RGB", (HEIGHT, WIDTH)).save(path, exif=exif)
+    write(folder / "detect_all.json", ["0", "1", "2"])
+    data = build(folder)
+    assert data.tables["images"].labels.image_size.tolist() == [[HEIGHT, WIDTH]] * 3
+    crops = data.crops("train")
+    crops.samples = torch.arange(3)
+    assert not isinstance(crops.__getitems__([0, 1, 2]), str)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 7.0])
+def test_a_share_is_below_one(folder, share):
+    with pytest.raises(UserError, match=r"val_share must lie in \[0, 1\), not"):
+        build(folder, val_share=share)
+    with pytest.raises(UserError, match=r"val_share must lie in \[0, 1\), not"):
+        CocoHands(str(folder), val_share=share)
 
 
 def test_names_that_two_images_share_are_refused(folder):

@@ -130,6 +130,8 @@ def _refuse(args: argparse.Namespace, out: Path) -> None:
         raise UserError("give --run or --ckpt, not both")
     if args.stride < 1:
         raise UserError("--stride must be at least 1")
+    if args.stride > 1 and args.frames is None:
+        raise UserError("--stride is for the frames of videos: say --frames=FOLDER, too")
     if min(args.batch_size, 1 if args.size is None else args.size) < 1:
         raise UserError("--size and --batch-size must be at least 1")
     by_network = args.run or args.ckpt

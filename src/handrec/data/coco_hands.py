@@ -98,6 +98,8 @@ class CocoHands(RealHands):
             raise UserError(f"keypoints={keypoints}: unknown order, there are {', '.join(PRESETS)}")
         self.annotations, self.test_annotations, self.images = annotations, test_annotations, images
         self.keypoints = PRESETS[keypoints] if isinstance(keypoints, str) else keypoints
+        if not 0 <= val_share < 1:
+            raise UserError(f"val_share must lie in [0, 1), not {val_share:g}: 0 validates on all")
         self.side, self.val_share = side, val_share
         test = "annotations" if test_annotations is None else "test_annotations"
         self.parts = {"train": "annotations", "val": "annotations", "test": test}
@@ -132,7 +134,7 @@ class CocoHands(RealHands):
             raise UserError(f"{path}: no hand with a keypoint among its annotations")
         folder = self._images_folder(hands[0].image["file_name"])
         files = [str(folder / hand.image["file_name"]) for hand in hands]
-        sizes = torch.tensor([self._image_size(folder, hand.image) for hand in hands])
+        sizes = torch.tensor([self._image_size(folder, hand) for hand in hands])
         points = torch.from_numpy(np.stack([hand.keypoints for hand in hands])[:, indices]).float()
         known = (points[..., 2] > 0).float()
         scores = torch.from_numpy(np.stack([hand.scores for hand in hands])[:, indices]).float()
@@ -172,13 +174,14 @@ class CocoHands(RealHands):
 
     def _names(self, path: Path, content: dict[str, Any]) -> tuple[str, ...]:
         """Return the names of the 21 keypoints, in the file's order."""
+        named = _category_names(path, content)
         if self.keypoints is not None:
+            _refuse_another_order(path, named, self.keypoints)
             return self.keypoints
         if any("lefthand_kpts" in entry for entry in content["annotations"][:1]):
             return PRESETS["freihand"]  # COCO-WholeBody
-        for category in content.get("categories") or []:
-            if len(names := category.get("keypoints") or ()) == 21:
-                return tuple(names)
+        if named is not None:
+            return named
         raise UserError(
             f"{path}: unknown keypoint order: its categories name no 21 keypoints; say"
             f" --data.keypoints={'|'.join(PRESETS)}, or the 21 names"
@@ -193,10 +196,50 @@ class CocoHands(RealHands):
         tried = " and ".join(str(self.root / folder / name) for folder in folders)
         raise UserError(f"no image {tried}: say where they are, --data.images=FOLDER")
 
-    def _image_size(self, folder: Path, image: dict[str, Any]) -> tuple[int, int]:
-        if "height" in image and "width" in image:
-            return int(image["height"]), int(image["width"])
-        return image_size(self.root / folder / image["file_name"])
+    def _image_size(self, folder: Path, hand: _Found) -> tuple[int, int]:
+        if "height" in hand.image and "width" in hand.image:
+            return _side_length(hand, "height"), _side_length(hand, "width")
+        return image_size(self.root / folder / hand.image["file_name"])
+
+
+def _side_length(hand: _Found, side: str) -> int:
+    """Return the height or width of a hand's image, pixels, checked."""
+    pixels = hand.image[side]
+    if isinstance(pixels, bool) or not isinstance(pixels, int | float) or not 1 <= pixels < 1e6:
+        raise UserError(
+            f"{hand.where}: {side} of {hand.image['file_name']} is {pixels!r}, expected a positive"
+            " number of pixels"
+        )
+    return int(pixels)
+
+
+def _category_names(path: Path, content: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the names that a file gives 21 keypoints; None if it gives none."""
+    categories = content.get("categories") or []
+    if not isinstance(categories, list) or not all(isinstance(c, dict) for c in categories):
+        raise UserError(f"{path}: not in COCO's format: its categories are no list of objects")
+    for category in categories:
+        names = category.get("keypoints")
+        if isinstance(names, list) and len(names) == 21:
+            return tuple(map(str, names))
+    return None
+
+
+def _refuse_another_order(
+    path: Path, named: tuple[str, ...] | None, given: tuple[str, ...]
+) -> None:
+    """Refuse an order that contradicts the one that a file names, where that is understood."""
+    if named is None:
+        return
+    try:
+        own = to_canonical(named, str(path))
+    except UserError:
+        return
+    if own != to_canonical(given, "--data.keypoints"):
+        raise UserError(
+            f"{path} names its keypoints ({named[0]}, {named[1]}, ...), in another order than"
+            " --data.keypoints says: leave the option out"
+        )
 
 
 def _check_sections(path: Path, content: Any) -> None:
@@ -234,11 +277,20 @@ def _hands_of(
                 box, points = (entry.get(f"{side}hand_{what}") for what in ("box", "kpts"))
                 yield _found(f"{where}, {side} hand", image, box, points, side)
         return
-    side = entry.get("side", entry.get("hand_type", default_side))
-    if side not in ("left", "right"):
-        side = default_side
+    side = _side(where, entry, default_side)
     found = _found(where, image, entry.get("bbox"), entry.get("keypoints"), side)
     yield found._replace(scores=_scores(where, entry.get("keypoint_scores")))
+
+
+def _side(where: str, entry: dict[str, Any], default: str) -> str:
+    """Return the side of the body that an entry says, in any case; the default if it says none."""
+    for name in ("side", "hand_type"):
+        if (given := entry.get(name)) is not None:
+            side = given.lower() if isinstance(given, str) else given
+            if side not in ("left", "right"):
+                raise UserError(f'{where}: {name} is {given!r}, expected "left" or "right"')
+            return str(side)
+    return default
 
 
 def _found(where: str, image: dict[str, Any], box: Any, points: Any, side: str) -> _Found:

@@ -71,6 +71,8 @@ class DetectedHands(RealHands):
             raise UserError(f"keypoints={keypoints}: unknown order, there are {', '.join(PRESETS)}")
         self.detections, self.intrinsics = detections, intrinsics
         self.keypoints = PRESETS[keypoints] if isinstance(keypoints, str) else keypoints
+        if not 0 <= val_share < 1:
+            raise UserError(f"val_share must lie in [0, 1), not {val_share:g}: 0 validates on all")
         self.side, self.val_share = side, val_share
         self.intrinsics_known = intrinsics is not None
         self.skipped: list[str] = []
