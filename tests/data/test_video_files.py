@@ -94,6 +94,24 @@ def test_frames_at_uneven_times_are_counted(tmp_path):
     assert reader.broken == []
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mpg"])
+def test_seconds_count_from_the_start_of_what_was_cut_out(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg1video" if suffix == "mpg" else "mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number, (centre_of,) in enumerate(PATH):
+            picture = disc_frame((96, 128), [centre_of], 9.0)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number + 100, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].start_time
+    seconds = [frame.seconds for frame in VideoReader(path)]
+    assert seconds == pytest.approx([i / 25 for i in range(30)], abs=2e-3)
+
+
 def test_what_is_no_video_is_refused_by_name(tmp_path):
     for content in (b"", b"no video at all" * 99):
         (tmp_path / "b.mp4").write_bytes(content)

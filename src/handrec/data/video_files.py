@@ -121,7 +121,7 @@ class VideoReader(Iterator[Frame]):
                 number = self._lost_before(number, frame.pts, stream)
                 picture = _upright(frame)
                 size = size or picture.shape
-                seconds = number / DEFAULT_RATE if frame.time is None else frame.time
+                seconds = number / DEFAULT_RATE if frame.pts is None else _since(stream, frame.pts)
                 if frame.is_corrupt or picture.shape != size:
                     what = "damaged" if frame.is_corrupt else "of another size"
                     self._note(number, float(seconds), what)
@@ -142,8 +142,7 @@ class VideoReader(Iterator[Frame]):
         """
         times = self._waiting
         while times and shown is not None and times[0] < shown:
-            seconds = float(heapq.heappop(times) * (stream.time_base or 0))
-            self._note(number, seconds, self._reason)
+            self._note(number, float(_since(stream, heapq.heappop(times))), self._reason)
             number += 1
         while times and (shown is None or times[0] == shown):
             heapq.heappop(times)
@@ -183,6 +182,16 @@ class VideoReader(Iterator[Frame]):
                 frames = []
             count += bool(packet.size)
             yield from frames
+
+
+def _since(stream: "av.VideoStream", shown: int) -> Fraction:
+    """Return the seconds from a stream's start, which is not 0 in what was cut out of another.
+
+    Args:
+        stream: that a frame is of.
+        shown: the frame's presentation time in the stream's unit.
+    """
+    return (shown - (stream.start_time or 0)) * (stream.time_base or Fraction(0))
 
 
 def _holds_frame(packet: Any) -> bool:
