@@ -11,6 +11,7 @@ from tests.sets import SIZE, compare, drawn, everything, hand_model, prepared, r
 from handrec.data import json_arrays
 from handrec.data.freihand import FreiHand
 from handrec.data.json_arrays import read_array
+from handrec.data.json_files import read_json
 from handrec.data.layouts import write_freihand
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
@@ -268,6 +269,48 @@ def test_numbers_are_parsed_in_pieces_as_json_does(tmp_path, monkeypatch, chunk)
     values = np.random.default_rng(0).normal(0, 1e3, (7, 4, 3))
     (tmp_path / "a.json").write_text(json.dumps(values.tolist(), indent=1))
     np.testing.assert_array_equal(read_array(tmp_path / "a.json", (4, 3)), values.astype("f4"))
+
+
+def moved(entries):
+    """Return lists of which one lacks what another has too much, so that the count fits."""
+    (first, second, third), rest = entries[:3], entries[3:]
+    return [first, second[:-1], [second[-1], *third], *rest]
+
+
+@pytest.mark.parametrize("chunk", [64, 1 << 20])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (moved, "entry 1 is 3 x 3, expected 4 x 3"),
+        (lambda x: [*x[:4], moved(x[4]), *x[5:]], "entry 4 is not 4 x 3 numbers"),
+        (lambda x: [*x[:5], x[5] + x[6]], "entry 5 is 8 x 3, expected 4 x 3"),
+        (lambda x: [*x[:5], [x[5]], x[6]], "entry 5 is 1 x 4 x 3, expected 4 x 3"),
+    ],
+)
+def test_points_do_not_move_to_other_entries(tmp_path, monkeypatch, chunk, change, said):
+    monkeypatch.setattr(json_arrays, "CHUNK", chunk)
+    monkeypatch.setattr(json_arrays, "WINDOW", 50)
+    values = np.random.default_rng(0).normal(0, 1e3, (7, 4, 3)).tolist()
+    (tmp_path / "a.json").write_text(json.dumps(change(values), indent=1))
+    with pytest.raises(UserError, match=said):
+        read_array(tmp_path / "a.json", (4, 3))
+
+
+@pytest.mark.parametrize("form", [lambda t: t[:-1], lambda t: t + "]", lambda t: t + t])
+def test_lists_that_end_early_or_go_on(tmp_path, form):
+    (tmp_path / "a.json").write_text(form(json.dumps(np.ones((3, 4, 3)).tolist())))
+    with pytest.raises(UserError, match=r"a\.json: line 1, column"):
+        read_array(tmp_path / "a.json", (4, 3))
+
+
+def test_what_editors_of_windows_and_damage_leave(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(np.ones((3, 4, 3)).tolist()), encoding="utf-8-sig")
+    assert read_array(path, (4, 3)).shape == (3, 4, 3)
+    assert len(read_json(path)) == 3
+    path.write_text("[" * 200_000)
+    with pytest.raises(UserError, match=r"a\.json: lists in lists, too deep"):
+        read_json(path)
 
 
 def write_detections(root, names, seed=0):

@@ -450,6 +450,29 @@ def test_bad_zips_are_named(tmp_path):
             official_files.read_prediction(path, 3)
 
 
+def test_zips_that_cannot_be_unpacked_are_named(files, tmp_path):
+    path = tmp_path / "pred.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pred.json", files["pred"].read_bytes())
+    whole = path.read_bytes()
+    entry = whole.rfind(b"PK\x01\x02")  # of the directory; flags at 8, kind of packing at 10
+    for at, value, message in (
+        (100, b"\xff" * 40, "is damaged, or no zip"),
+        (entry + 8, b"\x01", "cannot be unpacked here: zip it anew without password"),
+        (entry + 10, b"\x63", "cannot be unpacked here"),
+    ):
+        path.write_bytes(whole[:at] + value + whole[at + len(value) :])
+        with pytest.raises(UserError, match=message):
+            official_files.read_prediction(path, 3)
+
+
+def test_a_byte_order_mark_is_read_over(files):
+    expected = official_files.read_prediction(files["pred"], 3)
+    files["pred"].write_text(files["pred"].read_text(), encoding="utf-8-sig")
+    read = official_files.read_prediction(files["pred"], 3)
+    assert all(torch.equal(a, b) for a, b in zip(read, expected, strict=True))
+
+
 def test_protocols_have_the_sizes_of_the_evaluation_splits():
     sizes = {name: protocol.samples for name, protocol in official.PROTOCOLS.items()}
     assert sizes == {"freihand": 3960, "ho3d_v2": 11524, "ho3d_v3": 20137}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,18 @@ from handrec.errors import UserError
 #: Bytes that are parsed at a time.
 CHUNK = 8 << 20
 
+#: Brackets and commas that are compared at a time.
+WINDOW = 1 << 18
+
+_ALL_BUT_MARKS = bytes(set(range(256)) - set(b"[],"))
+
 
 def read_array(path: Path, row: tuple[int | None, ...]) -> Float[np.ndarray, "n *row"]:
     """Return a JSON list of equal lists of numbers, in single precision.
 
     FreiHAND's vertices are 76 million numbers: as Python objects they would take gigabytes, so the
-    text is parsed in pieces, brackets ignored, and looked at closely only if the count is wrong.
+    text is parsed in pieces, brackets apart from the numbers, and looked at closely only if the
+    count or a bracket is wrong.
 
     Args:
         path: of the file.
@@ -31,8 +38,8 @@ def read_array(path: Path, row: tuple[int | None, ...]) -> Float[np.ndarray, "n 
         found if side is None else side
         for side, found in zip(row, _first_shape(path, len(row)), strict=True)
     )
-    values, size = _numbers(path), math.prod(shape)
-    if values is None or not len(values) or len(values) % size:
+    values, size = _numbers(path, shape), math.prod(shape)
+    if values is None or not size or not len(values) or len(values) % size:
         raise UserError(f"{path}: {_culprit(path, shape)}")
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
@@ -40,12 +47,59 @@ def read_array(path: Path, row: tuple[int | None, ...]) -> Float[np.ndarray, "n 
     return values.reshape(-1, *shape)
 
 
-def _numbers(path: Path) -> np.ndarray | None:
-    """Return all numbers of a file one after the other, None where something else is between."""
-    parts, rest = [], b""
+class _Brackets:
+    """Whether a text's brackets and commas are those of a list of arrays of one shape.
+
+    Lists of other lengths than their neighbours' would shift all numbers after them, and what some
+    have too much others may lack: the count does not tell.
+
+    Args:
+        shape: of the arrays.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        entry = ""
+        for side in reversed(shape):
+            entry = f"[{','.join([entry] * side)}]"
+        period = entry.encode() + b","
+        self.period = len(period)
+        self.pattern = period * (2 + WINDOW // self.period)
+        self.seen, self.held, self.regular = 0, b"", True
+
+    def feed(self, text: bytes) -> None:
+        """Look at the next piece of the text."""
+        if not self.regular:
+            return
+        marks = self.held + text.translate(None, _ALL_BUT_MARKS)
+        if not self.seen:  # the list's own bracket
+            self.regular = marks[:1] in (b"", b"[")
+            self.seen, marks = len(marks[:1]), marks[1:]
+        marks, self.held = marks[:-1], marks[-1:]  # the last one closes the list
+        for start in range(0, len(marks), WINDOW):
+            piece = marks[start : start + WINDOW]
+            place = (self.seen - 1) % self.period
+            self.regular &= self.pattern[place : place + len(piece)] == piece
+            self.seen += len(piece)
+
+    def complete(self) -> bool:
+        """Return whether that was all of the list."""
+        return self.regular and self.held == b"]" and self.seen % self.period == 0
+
+
+def _numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return all numbers of a file one after the other, None where something else is between.
+
+    Args:
+        path: of the file.
+        shape: of the arrays that it is to be a list of.
+    """
+    parts, rest, brackets = [], b"", _Brackets(shape)
     try:
         with path.open("rb") as file:
+            if file.read(len(BOM_UTF8)) != BOM_UTF8:
+                file.seek(0)
             while chunk := file.read(CHUNK):
+                brackets.feed(chunk)
                 text = rest + chunk
                 cut = text.rfind(b",")
                 parts.append(_parse(text[: max(cut, 0)]))
@@ -55,7 +109,7 @@ def _numbers(path: Path) -> np.ndarray | None:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValueError:
         return None
-    complete = rest.rstrip().endswith(b"]")
+    complete = rest.rstrip().endswith(b"]") and brackets.complete()
     return np.concatenate(parts) if complete else None
 
 

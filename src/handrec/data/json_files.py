@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
         return content
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -48,5 +48,7 @@ def read_json(path: Path) -> Any:
             f"{path}: line {error.lineno}, column {error.colno}: {error.msg}"
             " (is the file complete?)"
         ) from error
+    except RecursionError as error:
+        raise UserError(f"{path}: lists in lists, too deep to be read: is it damaged?") from error
     except ValueError as error:  # a number of thousands of digits
         raise UserError(f"{path}: {error}") from error

@@ -7,6 +7,7 @@ are ``[joints of all samples, vertices of all samples]``. A ``.zip`` stands for 
 import csv
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -306,15 +307,17 @@ def _text(path: Path, member: str) -> str:
     """Return the text of a file, or of the file of that name in a zip (else its only JSON)."""
     try:
         if path.suffix != ".zip":
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8-sig")
         with zipfile.ZipFile(path) as archive:
-            return archive.read(_member(path, archive.namelist(), member)).decode()
+            return archive.read(_member(path, archive.namelist(), member)).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} not found: expected {_ORIGIN[member]}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is damaged, or no JSON: not UTF-8") from None
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError):
         raise UserError(f"{path} is damaged, or no zip") from None
+    except (RuntimeError, NotImplementedError):  # of a member with a password, or of other packing
+        raise UserError(f"{path} cannot be unpacked here: zip it anew without password") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read it ({error.strerror})") from error
 
