@@ -153,6 +153,14 @@ def test_evaluation_without_its_annotations_is_still_seen(broken):
     assert read.crop_to_image[0, 0, 0] > 1
 
 
+def test_the_evaluation_alone_can_be_evaluated_on(broken):
+    for path in broken.glob("training*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert len(prepared(reader(broken), "test").crops("test")) == 1
+    with pytest.raises(UserError, match=r"training_K\.json is missing: the cameras, part of Frei"):
+        reader(broken).setup("fit")
+
+
 def test_wrong_root(tmp_path, monkeypatch):
     monkeypatch.delenv("HANDREC_DATA", raising=False)
     with pytest.raises(UserError, match="no folder"):

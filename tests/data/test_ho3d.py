@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_evaluation_without_published_labels(broken):
     test = everything(prepared(reader(broken, hand=hand_model("Mano"))), "evaluation")
     assert not test.has_joints_3d.any()
     assert not test.has_vertices.any()
+
+
+def test_the_evaluation_alone_can_be_evaluated_on(broken):
+    shutil.rmtree(broken / "train")
+    (broken / "train.txt").unlink()
+    assert len(prepared(reader(broken), "test").crops("test")) == FRAMES
+    with pytest.raises(UserError, match=r"train\.txt: No such file.*wholly unpacked"):
+        reader(broken).setup("fit")
+    (broken / "evaluation.txt").unlink()
+    with pytest.raises(UserError, match=r"is not the root of ho3d_v2: it has no train\.txt"):
+        reader(broken).setup("test")
 
 
 def first_meta(root):

@@ -39,7 +39,7 @@ class FreiHand(RealHands):
     hands by a hash of ``k``, with one colour version each, and the training split none of them.
 
     Args:
-        root: the folder with ``training_xyz.json``.
+        root: the folder with ``training_xyz.json``, or to evaluate with ``evaluation_K.json``.
         versions: colour versions to train on.
         detections: a detector's file (:func:`~handrec.data.detections.read_detections`), relative
             to the root, whose keypoints and boxes the training part has instead of the labelled
@@ -51,6 +51,7 @@ class FreiHand(RealHands):
     name = "freihand"
     folders = ("freihand", "FreiHAND_pub_v2", "FreiHAND")
     marker = "training_xyz.json"
+    test_marker = "evaluation_K.json"
     submission = "freihand"
     pose_format = "offsets"
 

@@ -56,7 +56,7 @@ class HO3D(RealHands):
     number show the same hand and object, often at the same time from another camera.
 
     Args:
-        root: the folder with ``train.txt``.
+        root: the folder with ``train.txt``, or to evaluate with ``evaluation.txt``.
         version: ``v2`` (images are PNG) or ``v3`` (JPEG).
         detections: a detector's file (:func:`~handrec.data.detections.read_detections`), relative
             to the root, whose keypoints and boxes the training part has instead of the labelled
@@ -66,6 +66,7 @@ class HO3D(RealHands):
     """
 
     marker = "train.txt"
+    test_marker = "evaluation.txt"
     has_videos = True
     pose_format = "vectors"
 

@@ -88,6 +88,7 @@ class RealHands(HandDataModule):
     Attributes:
         folders: names that the set's folder may have in ``$HANDREC_DATA``.
         marker: file that tells whether a folder is the set's root.
+        test_marker: another one, of those who have no more than the part to evaluate on.
         parts: what a stage's splits are selected from: the name of the part of each split.
         pose_format: what the numbers of the published poses are.
         read_mask: for masks that are no pictures.
@@ -95,6 +96,7 @@ class RealHands(HandDataModule):
 
     folders: tuple[str, ...] = ()
     marker: str = ""
+    test_marker: str = ""
     parts: Mapping[str, str] = MappingProxyType(
         {"train": "training", "val": "training", "test": "evaluation"}
     )
@@ -169,7 +171,7 @@ class RealHands(HandDataModule):
             root = Path(self.given_root).expanduser()
             if not root.is_dir():
                 raise UserError(f"{self.name}: no folder {root}")
-            if not (root / self.marker).exists():
+            if not self._is_root(root):
                 raise UserError(f"{root} is not the root of {self.name}: it has no {self.marker}")
             return root
         home = os.environ.get(ROOT_VARIABLE)
@@ -180,12 +182,16 @@ class RealHands(HandDataModule):
                 " get them)"
             )
         for folder in (*self.folders, "."):
-            if (Path(home).expanduser() / folder / self.marker).exists():
+            if self._is_root(Path(home).expanduser() / folder):
                 return Path(home).expanduser() / folder
         raise UserError(
             f"no {self.name} in {ROOT_VARIABLE}={home}: no {self.marker} there or in"
             f" {', '.join(self.folders)}"
         )
+
+    def _is_root(self, folder: Path) -> bool:
+        markers = filter(None, (self.marker, self.test_marker))
+        return any((folder / marker).exists() for marker in markers)
 
     def prepare_data(self) -> None:
         """Read and check the parts that the stage needs, and keep their labels, once."""
