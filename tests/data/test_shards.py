@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import re
 import tarfile
 import threading
 import time
@@ -466,3 +467,24 @@ def test_boxes_are_packed_and_shrunk_with_their_photos(tmp_path):
         ((4.0, 8.0, 20.0, 24.0), "left"), ((0.0, 0.0, 16.0, 16.0), "right"),
     ]  # fmt: skip
     assert isinstance(found[0], Picture)
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ([8, 16, 8, 48], r"a\.png: box \[8.0, 16.0, 8.0, 48.0\] is inverted"),
+        ([64, 0, 96, 32], r"a\.png: box .* lies outside the image \(64 x 64 pixels\)"),
+    ],
+)
+def test_boxes_without_a_hand_are_not_packed(tmp_path, box, said):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(picture(3, 64))
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.png": [{"box": box}, {"box": [0, 0, 32, 32]}]}))
+    index, skipped = pack_folder(tmp_path / "photos", tmp_path / "out", boxes=boxes)
+    assert index == {"000000.tar": 1}
+    assert len(skipped) == 1
+    assert re.match(said, skipped[0])
+    boxes.write_text(json.dumps({"a.png": [{"box": box}]}))
+    with pytest.raises(UserError, match=f"no photo to pack \\({said}"):
+        pack_folder(tmp_path / "photos", tmp_path / "none", boxes=boxes)

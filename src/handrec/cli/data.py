@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def pack(args: argparse.Namespace) -> int:
-    """Pack photos into shards, and return 1 if some could not be read."""
+    """Pack photos into shards, and return 1 if some, or boxes of some, are left out."""
     from handrec.data.packing import pack_folder
 
     if args.per_shard < 1 or (args.shortest is not None and args.shortest < 1):
@@ -90,7 +90,8 @@ def pack(args: argparse.Namespace) -> int:
     print(f"written: {args.out}: {sum(index.values()):,} pictures in {len(index)} archives")
     print(f"  make train EXP=handmim_pretrain DATA=shards ARGS=--data.shards={args.out}")
     if skipped:
-        print(f"{len(skipped)} photos left out:", *skipped[:SHOWN_FAULTS], sep="\n  ")
+        what = "photos" if args.boxes is None else "photos or boxes"
+        print(f"{len(skipped)} {what} left out:", *skipped[:SHOWN_FAULTS], sep="\n  ")
     return 1 if skipped else 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from handrec.data.boxes import HandBox, read_boxes
+from handrec.data.boxes import HandBox, check_box, read_boxes
 from handrec.data.columns import hashed_share
 from handrec.data.decode import decode, read_encoded
 from handrec.data.layouts import JPEG, samples_of
@@ -43,7 +43,8 @@ def pack_folder(
             and photos without one are left out; None packs each photo once.
 
     Returns:
-        Pictures by the name of the archive, and a line for each photo that could not be read.
+        Pictures by the name of the archive, and a line for each photo that could not be read and
+        for each box that can hold no hand, which are left out.
     """
     photos = find_photos(folder, recursive=True)
     hands = None if boxes is None else read_boxes(boxes, "right")
@@ -56,11 +57,17 @@ def pack_folder(
     def samples() -> Iterator[Sample]:
         for name in mixed:
             try:
-                suffix, encoded, scale = _shrunk(photos[name], shortest)
+                suffix, encoded, size, scale = _shrunk(photos[name], shortest)
             except UserError as error:
                 skipped.append(str(error))
                 continue
             for hand in [None] if hands is None else hands[name]:
+                try:
+                    if hand is not None:
+                        check_box(name, size, hand.box)
+                except UserError as error:
+                    skipped.append(str(error))
+                    continue
                 yield suffix, encoded, {"name": name} | _described(hand, scale)
 
     index = write_shards(out, samples(), per_shard)
@@ -93,21 +100,22 @@ def write_drawn(
     write_shards(root, samples(), per_shard)
 
 
-def _shrunk(path: Path, shortest: int | None) -> tuple[str, bytes, float]:
-    """Return suffix and bytes of a photo, and by what it was scaled.
+def _shrunk(path: Path, shortest: int | None) -> tuple[str, bytes, tuple[int, int], float]:
+    """Return suffix and bytes of a photo, ``(height, width)`` before, and by what it was scaled.
 
     Raises:
         UserError: it cannot be read.
     """
     encoded = read_encoded(path)
     image = decode(encoded, path)
-    scale = 1.0 if shortest is None else min(1.0, shortest / min(image.shape[:2]))
+    height, width = image.shape[:2]
+    scale = 1.0 if shortest is None else min(1.0, shortest / min(height, width))
     if scale == 1:
-        return path.suffix.lstrip(".").lower(), encoded, 1.0
+        return path.suffix.lstrip(".").lower(), encoded, (height, width), 1.0
     size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
     smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     written = cv2.imencode(".jpg", cv2.cvtColor(smaller, cv2.COLOR_RGB2BGR), _QUALITY)[1]
-    return "jpg", written.tobytes(), scale
+    return "jpg", written.tobytes(), (height, width), scale
 
 
 def _described(hand: HandBox | None, scale: float) -> dict[str, Any]:
