@@ -33,6 +33,7 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch, capsys):
     assert "does not say the size of its crops: give --image-size" in refuse(capsys, sizeless)
     assert "which method wrote it" in refuse(capsys, sizeless, "--image-size=32")
     assert "must end with .onnx" in refuse(capsys, sizeless, "--out=a.pt")
+    assert "--image-size 0: must be at least 1" in refuse(capsys, sizeless, "--image-size=0")
     assert "--batch 0: must be at least 1" in refuse(capsys, sizeless, "--batch=0")
 
 

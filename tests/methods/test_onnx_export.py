@@ -148,3 +148,12 @@ def test_a_missing_extra_is_named_with_what_to_type(tmp_path, monkeypatch, packa
     monkeypatch.setattr("handrec.methods.onnx_export.find_spec", find)
     with pytest.raises(UserError, match=rf'needs {package}: pip install "handrec\[onnx\]"'):
         export_onnx(cyclehand(OpenHand()), tmp_path / "a.onnx", SIZE)
+
+
+@pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+def test_crops_that_a_network_does_not_take_are_one_line(tmp_path, make):
+    pytest.importorskip("onnxscript")
+    said = r"takes no crops of 7 x 7 pixels \(.*\): export it at the size it was trained at$"
+    with pytest.raises(UserError, match=said) as caught:
+        export_onnx(make(OpenHand()), tmp_path / "a.onnx", 7)
+    assert "\n" not in str(caught.value)

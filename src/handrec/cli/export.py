@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the file, run it beside PyTorch, and say how far they are apart."""
     if args.batch is not None and args.batch < 1:
         raise UserError(f"--batch {args.batch}: must be at least 1")
+    if args.image_size is not None and args.image_size < 1:
+        raise UserError(f"--image-size {args.image_size}: must be at least 1")
     if args.out and args.out.suffix != ".onnx":
         raise UserError(f"--out {args.out}: must end with .onnx")
     path = args.ckpt or runs.choose_checkpoint(

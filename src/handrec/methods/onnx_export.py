@@ -87,7 +87,8 @@ def export_onnx(
         about: further metadata, such as the checkpoint.
 
     Raises:
-        UserError: the extra is not installed, or the opset not supported.
+        UserError: the extra is not installed, the opset not supported, or the network takes no
+            crops of this size.
     """
     for package in ("onnx", "onnxscript"):
         if find_spec(package) is None:
@@ -100,6 +101,7 @@ def export_onnx(
         batch = torch.export.Dim("batch", min=1, max=65535)
         dynamic = {"image": {0: batch}, "intrinsics": {0: batch}}
     network = Reconstructor(method.eval())
+    _try(network, image_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own workings
         program = torch.onnx.export(
@@ -122,6 +124,19 @@ def export_onnx(
     program.model.producer_name = "handrec"
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path)
+
+
+def _try(network: Reconstructor, image_size: int) -> None:
+    """Refuse a size of crops that a network does not take: the exporter says it in pages."""
+    try:
+        with torch.no_grad():
+            network(*example(1, image_size))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{type(network.method).__name__} takes no crops of {image_size} x {image_size} pixels"
+            f" ({reason}): export it at the size it was trained at"
+        ) from error
 
 
 def example(rows: int, image_size: int) -> tuple[Tensor, Tensor]:
