@@ -1,7 +1,7 @@
 """S2HAND and S2HAND(V) on small batches: what they learn from, and what they do not look at."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -116,6 +116,35 @@ def test_no_3d_label_enters_the_training(hand, batch, kind):
         assert gradient.isfinite().all(), name
         # the clip's losses sum frames in a fixed order on a CPU
         assert torch.equal(gradient, expected[name]), name
+
+
+@pytest.mark.parametrize("kind", [S2HAND, S2HANDVideo])
+def test_no_3d_label_enters_by_any_term(hand, batch, kind):
+    """Those that are left out by default are on, and those that follow the start."""
+    weights = S2HANDVideoWeights if kind is S2HANDVideo else S2HANDWeights
+    every = weights(**{field.name: 1e-3 for field in fields(weights)})
+
+    def build():
+        method = method_of(hand, kind, weights=every)
+        if kind is S2HANDVideo:
+            method.start = (method_of(hand).eval().requires_grad_(False),)
+        return method
+
+    loss, expected = gradients(build(), batch)
+    blind, found = gradients(build(), without_labels(batch))
+    assert blind == loss
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+def test_consistency_teaches_both_branches(hand, batch):
+    none = {field.name: 0.0 for field in fields(S2HANDWeights)}
+    method = method_of(hand, weights=S2HANDWeights(**none | {"consistency": 1.0}))
+    _, found = gradients(method, batch)
+    for branch in ("backbone.", "regressor.", "keypoints."):
+        taught = [g.abs().sum() for name, g in found.items() if name.startswith(branch)]
+        assert sum(taught) > 0, branch
 
 
 def test_no_3d_label_enters_the_2d_branch(batch):
