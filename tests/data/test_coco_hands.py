@@ -287,3 +287,16 @@ def test_a_few_boxes_may_lie_outside_their_pictures(root, caplog):
     reader(root).setup("fit")
     said = "(sample 7): box outside its picture of 96 x 96 pixels: [-40.0, 2.0, -10.0, 32.0]"
     assert said in caplog.text
+
+
+def test_hands_without_a_keypoint_are_left_out_and_listed(root):
+    def hide(content):
+        content["annotations"][1]["keypoints"][2::3] = [0] * 21
+
+    edit(root, hide)
+    data = prepared(reader(root))
+    table = data.tables["annotations"]
+    assert len(table) == 5
+    (line,) = table.skipped
+    assert "annotation 1 (id " in line
+    assert line.endswith("no keypoint")

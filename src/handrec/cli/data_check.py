@@ -91,7 +91,7 @@ def _check_labelled(console: "Console", data: "RealHands", args: argparse.Namesp
         console.print("no MANO file found: parameters were not compared with joints (--mano)")
     skipped = {line for table in data.tables.values() for line in table.skipped}
     if skipped:
-        console.print(f"{len(skipped)} images left out, such as {min(skipped)}", soft_wrap=True)
+        console.print(f"{len(skipped)} left out, such as {min(skipped)}", soft_wrap=True)
     return _verdict(console, len(wrong), warnings)
 
 

@@ -129,7 +129,8 @@ class CocoHands(RealHands):
         content = read_json(label_file(path, "annotations in COCO's format, given as an option"))
         _check_sections(path, content)
         indices = to_canonical(self._names(path, content), str(path))
-        hands = list(_hands(path, content, self.side))
+        every = list(_hands(path, content, self.side))
+        hands = [hand for hand in every if _has_keypoints(hand)]
         if not hands:
             raise UserError(f"{path}: no hand with a keypoint among its annotations")
         folder = self._images_folder(hands[0].image["file_name"])
@@ -156,8 +157,9 @@ class CocoHands(RealHands):
         if self.clip is not None:
             sequence, frame = videos_by_name(files, [hand.side for hand in hands])
         return Annotated(
-            files, [""] * len(files), torch.arange(len(files)), sequence, frame, labels
-        )
+            files, [""] * len(files), torch.arange(len(files)), sequence, frame, labels,
+            skipped=[f"{hand.where}: no keypoint" for hand in every if not _has_keypoints(hand)],
+        )  # fmt: skip
 
     def select(self, split: str, table: LabelTable) -> Int[Tensor, " s"]:
         """Return the samples of a split: images go to one side or the other together."""
@@ -251,7 +253,7 @@ def _check_sections(path: Path, content: Any) -> None:
 
 
 def _hands(path: Path, content: dict[str, Any], default_side: str) -> Iterator[_Found]:
-    """Yield the annotated hands in order; crowds, and hands without a keypoint, are left out."""
+    """Yield the annotated hands in order; crowds are left out."""
     images = {str(image.get("id")): image for image in content["images"]}
     for index, entry in enumerate(content["annotations"]):
         where = f"{path}: annotation {index} (id {entry.get('id')})"
@@ -262,9 +264,11 @@ def _hands(path: Path, content: dict[str, Any], default_side: str) -> Iterator[_
             raise UserError(f"{path}: image {image.get('id')!r} has no file_name")
         if entry.get("iscrowd"):
             continue
-        for found in _hands_of(where, image, entry, default_side):
-            if (found.keypoints[:, 2] > 0).any():
-                yield found
+        yield from _hands_of(where, image, entry, default_side)
+
+
+def _has_keypoints(hand: _Found) -> bool:
+    return bool((hand.keypoints[:, 2] > 0).any())
 
 
 def _hands_of(
