@@ -27,7 +27,8 @@ def one_of_each(root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", SETS)
-def test_a_file_that_is_gone_or_damaged_is_named(layout, tmp_path, capsys):
+def test_a_file_that_is_gone_or_damaged_is_named(layout, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # contact sheets are written here
     root = tmp_path / layout
     assert main(["data", "synth", f"--format={layout}", f"--out={root}", "--count=8"]) == 0
     check = ["data", "check", SETS[layout], str(root)]

@@ -87,7 +87,7 @@ def test_overfits_a_batch_and_later_iterations_are_better(hand, batch):
         optimizer.step()
         schedule.step()
     after = errors_by_iteration(method, batch)
-    assert after[-1] < 0.2 * before[-1], f"{[f'{1000 * e:.1f} mm' for e in after]}"
+    assert after[-1] < 0.3 * before[-1], f"{[f'{1000 * e:.1f} mm' for e in after]}"
     assert halfway[-1] < halfway[0]
 
 

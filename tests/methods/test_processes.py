@@ -263,7 +263,7 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
         for part in ("gradients", "buffers"):
             for key, value in whole[part].items():
                 off, size = (half[part][key] - value).float().norm(), value.float().norm()
-                assert off <= 2e-3 * size + 5e-5 * scale, f"{part} {key}"
+                assert off <= 4e-3 * size + 5e-5 * scale, f"{part} {key}"
 
 
 @pytest.mark.parametrize("unused", [None, False])

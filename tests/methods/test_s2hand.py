@@ -394,7 +394,7 @@ def test_clip_losses_make_a_clip_consistent(hand, batch):
         train(method, batch, 40)
         left.append(method.clip_terms(method.see(batch), batch))
     for name, term in left[0].items():
-        assert 0 <= left[1][name] < 0.2 * term, name
+        assert 0 <= left[1][name] < 0.2 * term + 1e-8, name  # below that it is rounding
 
 
 def at_setup(method, **data):
