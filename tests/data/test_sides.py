@@ -269,7 +269,7 @@ def test_rhd_that_no_training_should_see(root, capsys, name, change, said):
 
 @pytest.mark.parametrize("name", ["rhd"])
 def test_rhd_takes_the_hand_of_which_more_is_seen(root, name, monkeypatch):
-    monkeypatch.setattr("handrec.data.real.OUTSIDE_SHARE", 1.0)  # where the other one would be
+    monkeypatch.setattr("handrec.data.checks.OUTSIDE_SHARE", 1.0)  # where the other one would be
     path = root / "training/mask/00001.png"
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     data = prepared(reader(name, root))

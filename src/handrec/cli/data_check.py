@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what a set holds, draw it, and return 1 if something is wrong with its images."""
     from rich.console import Console
 
-    from handrec.data.real import FilesError, RealHands
+    from handrec.data.checks import FilesError
+    from handrec.data.real import RealHands
 
     console = Console(highlight=False)
     if args.images < 0:

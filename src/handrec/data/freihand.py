@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from handrec.data.checks import FilesError
 from handrec.data.columns import hashed_share, image_size, joints_box, numbered, shift_centres
 from handrec.data.detections import detected_boxes, one_for_each, read_detections
 from handrec.data.json_arrays import read_array
 from handrec.data.json_files import label_file
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
-from handrec.data.real import FilesError, RealHands
+from handrec.data.real import RealHands
 from handrec.errors import UserError
 from handrec.geometry.camera import project
 

@@ -15,13 +15,14 @@ from rich.progress import Progress
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from handrec.data.checks import FilesError
 from handrec.data.columns import held_out, image_size, joints_box, shift_centres
 from handrec.data.detections import detected_boxes, one_for_each, read_detections
 from handrec.data.json_arrays import read_array
 from handrec.data.labels import Annotated, Labels, LabelTable, no_labels
 from handrec.data.marked import MARK, labelled_hand
 from handrec.data.pickles import array, read_pickle
-from handrec.data.real import FilesError, RealHands
+from handrec.data.real import RealHands
 from handrec.errors import UserError, unread
 from handrec.geometry.camera import project
 from handrec.hand.joints import JOINTS, KINEMATIC_THEN_TIPS, order
