@@ -317,6 +317,11 @@ def test_the_same_command_goes_on_wherever_its_run_lies(chosen, workspace):
     assert [path.name for path in Path("lightning_logs", "dummy").iterdir()] == ["version_0"]
 
 
+def test_a_trial_of_few_steps_goes_on_with_nothing(trained, refuse):
+    dev = "--trainer.fast_dev_run=true"
+    assert "leave one out" in refuse("fit", "--exp=dummy", "--scale=smoke", "--resume=1", dev)
+
+
 def test_any_flipped_bit_is_damage_and_never_a_traceback(tmp_path):
     path = tmp_path / "last.ckpt"
     torch.save({"weight": torch.arange(6.0), "step": 3}, path)

@@ -160,6 +160,10 @@ class HandCLI(LightningCLI):
         settle_precision(chosen.trainer, self.typed)
         if self.config.subcommand == "fit":
             check_lengths(chosen.trainer)
+            if chosen.resume and chosen.trainer.fast_dev_run:
+                raise UserError(
+                    "--trainer.fast_dev_run tries a few steps anew, --resume goes on: leave one out"
+                )
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Say which part draws if memory runs out: it can draw less at a time."""
