@@ -385,16 +385,16 @@ def test_clip_losses_do_not_see_single_pictures(hand, batch):
 
 
 def test_clip_losses_make_a_clip_consistent(hand, batch):
-    """Beside what trains as long without them."""
+    """Beside what trains as long without them; `same_texture` compares clips, and here is one."""
     off = {"motion": 0.0, "smooth": 0.0, "same_shape": 0.0, "same_texture": 0.0}
-    on = {"motion": 10.0, "smooth": 20.0, "same_shape": 1.0, "same_texture": 0.1}
+    on = off | {"motion": 10.0, "smooth": 20.0, "same_shape": 1.0}
     left = []
     for weights in (off, on):
         method = method_of(hand, S2HANDVideo, weights=S2HANDVideoWeights(**weights))
         train(method, batch, 40)
         left.append(method.clip_terms(method.see(batch), batch))
-    for name, term in left[0].items():
-        assert 0 <= left[1][name] < 0.2 * term + 1e-8, name  # below that it is rounding
+    for name in ("motion", "smooth", "same_shape"):
+        assert 0 <= left[1][name] < 0.2 * left[0][name], name
 
 
 def at_setup(method, **data):
