@@ -10,6 +10,7 @@ refused by Lightning, which takes bf16-mixed instead; here torch's float16 autoc
 """
 
 import argparse
+import contextlib
 import math
 import statistics
 import sys
@@ -21,9 +22,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from handrec.cli.command_line import expand
 from handrec.cli.hand_cli import HandCLI
+from handrec.cli.trainer_checks import has_bf16
 from handrec.records import write_record
 
 METHODS = (
@@ -31,6 +36,27 @@ METHODS = (
     "s2hand_finetune", "s2hand_video", "cyclehand_base", "cyclehand",
 )  # fmt: skip
 HALVES = ("bf16-mixed", "16-mixed")
+
+aten = torch.ops.aten
+PRODUCTS = {
+    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default,
+    aten.convolution.default, aten.convolution_backward.default,
+}  # fmt: skip
+
+
+class SummedInFloat32(TorchDispatchMode):
+    """Does products of halves in float32 and rounds the results."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tensors = [argument for argument in args if isinstance(argument, Tensor)]
+        halves = {t.dtype for t in tensors} & {torch.bfloat16, torch.float16}
+        if func not in PRODUCTS or not halves:
+            return func(*args, **(kwargs or {}))
+        (half,) = halves
+        result = func(*tree_map_only(Tensor, Tensor.float, args), **(kwargs or {}))
+        return tree_map_only(Tensor, lambda tensor: tensor.to(half), result)
 
 
 class Losses(pl.Callback):
@@ -84,8 +110,14 @@ def train(method: str, precision: str, steps: int, batch: int, cache: str) -> Lo
         f"--data.init_args.cache_dir={cache}", "--data.init_args.cached=true",
     ]  # fmt: skip
     chosen = type("Chosen", (Trained,), {"precision": precision})
-    kept: Losses = chosen(expand(["fit", f"--exp={method}", "--scale=smoke", *options])).kept
+    with contextlib.nullcontext() if has_halves() else SummedInFloat32():
+        kept: Losses = chosen(expand(["fit", f"--exp={method}", "--scale=smoke", *options])).kept
     return kept
+
+
+def has_halves() -> bool:
+    """Return whether the device multiplies halves itself."""
+    return torch.cuda.is_available() or has_bf16()
 
 
 def row(method: str, precision: str, half: Losses, full: Losses) -> dict[str, str | int | float]:
@@ -127,6 +159,7 @@ def main() -> None:
     if chosen.out:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         config = {"scale": "smoke", "batch": chosen.batch, "device": device}
+        config["products"] = "the device's" if has_halves() else "float32, rounded"
         seconds = time.perf_counter() - start
         write_record(chosen.out, "Precision", rows, config, 0, seconds)
     sys.exit(any(row["not_finite"] for row in rows))

@@ -1,11 +1,14 @@
 """Half precision is left to the machines that have it."""
 
 import platform
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse import Namespace
+from torch.nn import functional as F
 
 from handrec.cli import trainer_checks
 from handrec.cli.main import main
@@ -59,6 +62,28 @@ def test_what_the_cpu_has_is_what_its_flags_say():
         pytest.skip("the flags are those of Linux on x86")
     words = flags.read_text().split()
     assert trainer_checks.has_bf16() == ("avx512_bf16" in words or "amx_bf16" in words)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_benchmark_multiplies_halves_as_torch_does(half):
+    """Up to the roundings of a half; torch's own loops are the reference."""
+
+    def outcome(mode):
+        torch.manual_seed(0)
+        weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+        linear = torch.nn.Linear(4, 5)
+        with mode, torch.autocast("cpu", half):
+            found = linear(F.conv2d(torch.randn(2, 3, 6, 6), weight).mean((2, 3)))
+            found = (found[:, :, None] @ found[:, None]).float()
+            found.square().sum().backward()
+        return [found.detach(), weight.grad, linear.weight.grad]
+
+    rounding = torch.finfo(half).eps
+    for found, expected in zip(
+        outcome(load("precision").SummedInFloat32()), outcome(nullcontext()), strict=True
+    ):
+        assert found.isfinite().all()
+        assert (found - expected).norm() < 4 * rounding * expected.norm()
 
 
 @pytest.mark.slow

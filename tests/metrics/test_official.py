@@ -273,6 +273,8 @@ def test_files_are_read_exactly(files, tmp_path):
     spaced = tmp_path / "spaced.json"
     spaced.write_text(" " + json.dumps(files["lists"], indent=1) + "\n\n")
     assert official_files.read_prediction(spaced, 3).vertices.equal(files["target"].vertices)
+    spaced.write_text(json.dumps(files["lists"]).replace("]]", "] ]"))
+    assert official_files.read_prediction(spaced, 3).vertices.equal(files["target"].vertices)
 
 
 def test_meshes_of_another_hand_are_read_where_labels_and_predictions_agree(files, tmp_path):

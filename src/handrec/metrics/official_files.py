@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -237,6 +238,17 @@ class _Reader:
 
     def value(self) -> Any:
         """Return the value at the cursor."""
+        # orjson is seven times as fast, but wants the whole of a value and nothing else. Points end
+        # where two brackets close; all else, damage too, is left to json, which says where it is.
+        end = self.text.find("]]", self.position) + 2
+        if end > 1:
+            try:
+                value = orjson.loads(self.text[self.position : end])
+            except orjson.JSONDecodeError:
+                pass
+            else:
+                self.position = end
+                return value
         try:
             value, self.position = self.decoder.raw_decode(self.text, self.position)
         except (ValueError, RecursionError) as error:  # of JSON, or a number of thousands of digits
