@@ -46,7 +46,7 @@ def losses():
         "keypoint_loss": (lambda x: s2hand.keypoint_loss(x, u, c), p),
         "bone_direction_loss": (lambda x: s2hand.bone_direction_loss(x, u, c), p),
         "heatmap_loss": (lambda x: s2hand.heatmap_loss(x, u, c), h),
-        "likelihood_loss": (lambda x: s2hand.likelihood_loss(x, u, c, 56), draw(2, 3, 21, 4, 4)),
+        "likelihood_loss": (lambda x: s2hand.likelihood_loss(x, u / 56, c), draw(2, 3, 21, 4, 4)),
         "consistency_loss": (lambda x, y: s2hand.consistency_loss(x, y, w), p, u),
         "axis_angle_limit_loss": (
             lambda x: s2hand.axis_angle_limit_loss(axis_angle_to_matrix(x), table, w), vectors,

@@ -263,6 +263,7 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
         for part in ("gradients", "buffers"):
             for key, value in whole[part].items():
                 off, size = (half[part][key] - value).float().norm(), value.float().norm()
+                # Rows in another order alone move the 2D branch by 3.7e-3: its ReLUs and few rows.
                 assert off <= 4e-3 * size + 5e-5 * scale, f"{part} {key}"
 
 

@@ -14,7 +14,7 @@ from handrec.hand.openhand import OpenHand
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Features
 from handrec.models.hourglass import Hourglass, WideningHourglass
-from handrec.models.keypoints import soft_argmax
+from handrec.models.keypoints import Found, soft_argmax
 from handrec.models.s2hand import S2HandRegressor, pose_from_components
 from handrec.models.s2hand_appearance import MEAN_COLOUR, AppearanceHead, draw_hand
 from handrec.render.lights import Harmonics, Light
@@ -182,6 +182,19 @@ def test_appearance_head_reads_the_grid_where_nothing_is_finer(hand):
     head = AppearanceHead(backbone, hand)
     look = head.look(Features(torch.rand(2, backbone.channels, 2, 2), torch.rand(2, 1)))
     assert look.texture.shape == (2, len(hand.faces), 3)
+
+
+@pytest.mark.parametrize("upsample", [False, True])
+def test_cells_are_where_the_soft_argmax_reads_them(upsample):
+    """A peak in the very corner too, where cells and enlarged maps lie farthest apart."""
+    for column, row in ((0, 0), (2, 5), (7, 6)):
+        maps = torch.full((1, 21, 7, 8), -1e4)
+        maps[..., row, column] = 1e4
+        keypoints = soft_argmax(maps, 4, upsample=upsample)
+        found = Found(keypoints[None], maps[None], 4, upsample=upsample)
+        cell = torch.tensor([float(column), row])
+        half_a_pixel = 0.5 / 4  # peaks of enlarged maps are at pixels
+        assert (found.to_cells(keypoints) - cell).abs().max() < half_a_pixel
 
 
 @pytest.mark.parametrize("upsample", [True, False])

@@ -136,9 +136,8 @@ def heatmap_loss(
 @full_precision
 def likelihood_loss(
     maps: Float[Tensor, "s b 21 h w"],
-    detected: Float[Tensor, "b 21 2"],
+    cells: Float[Tensor, "b 21 2"],
     confidence: Float[Tensor, "b 21"],
-    stride: int,
 ) -> Float[Tensor, ""]:
     """Return ``sum_s [sum_bj c_bj^2 CE(g(u_bj), softmax m_sbj) / sum_bj c_bj^2]``, ours.
 
@@ -149,12 +148,10 @@ def likelihood_loss(
 
     Args:
         maps: ``m``, logits of every stack of the 2D branch.
-        detected: ``u``, crop pixels.
+        cells: ``u``, columns and rows of the maps (``Found.to_cells``).
         confidence: ``c``.
-        stride: pixels along a cell's side.
     """
-    cells = detected / stride - 0.5
-    target: Tensor = detected.new_ones(())
+    target: Tensor = cells.new_ones(())
     inside = torch.ones_like(confidence, dtype=torch.bool)
     for axis, side in ((1, maps.shape[-2]), (0, maps.shape[-1])):
         offset = torch.arange(side, device=maps.device) - cells[..., axis, None]

@@ -21,7 +21,6 @@ from torch.optim import Adam
 from torchmetrics import MeanMetric
 
 from handrec.errors import UserError, fraction, not_negative, positive
-from handrec.geometry.camera import move_pixels
 from handrec.hand.anatomy import rest_hand
 from handrec.hand.base import HandModel
 from handrec.losses import photometric, s2hand
@@ -369,9 +368,8 @@ def heatmap_terms(found: Found, batch: HandBatch, weights: S2HANDWeights) -> dic
     stacks, aim = (s2hand.to_published_pixels(x, size) for x in (found.keypoints, detected))
     terms = {"heatmaps": s2hand.heatmap_loss(stacks, aim, confidence)}
     if weights.likelihood:
-        if found.warp is not None:
-            detected = move_pixels(detected, found.warp)
-        terms["likelihood"] = s2hand.likelihood_loss(found.maps, detected, confidence, found.stride)
+        cells = found.to_cells(detected)
+        terms["likelihood"] = s2hand.likelihood_loss(found.maps, cells, confidence)
     return terms
 
 

@@ -124,7 +124,7 @@ class Hourglass(KeypointNetwork):
             if i < len(self.features_back):
                 x = x + self.features_back[i](features) + self.maps_back[i](maps[-1])
         found = [soft_argmax(each, stride=4, upsample=self.upsample) for each in maps]
-        return Found(torch.stack(found), torch.stack(maps), 4)
+        return Found(torch.stack(found), torch.stack(maps), 4, upsample=self.upsample)
 
 
 class WideningHourglass(KeypointNetwork):

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from handrec.geometry.camera import move_pixels
 from handrec.models.compiling import Compilable
 
 
@@ -22,12 +23,27 @@ class Found(NamedTuple):
         maps: logits of the heat maps.
         stride: pixels along a side of their cells, which tile the image.
         warp: from pixels of the image to those that the maps tile, where these are not the same.
+        upsample: whether the keypoints were read off enlarged maps, see :func:`soft_argmax`.
     """
 
     keypoints: Float[Tensor, "s b 21 2"]
     maps: Float[Tensor, "s b 21 h w"]
     stride: int
     warp: Float[Tensor, "b 3 3"] | None = None
+    upsample: bool = False
+
+    def to_cells(self, points: Float[Tensor, "b j 2"]) -> Float[Tensor, "b j 2"]:
+        """Return where on the maps the soft argmax has points of the image: columns and rows.
+
+        Args:
+            points: pixels of the image.
+        """
+        if self.warp is not None:
+            points = move_pixels(points, self.warp)
+        if not self.upsample:
+            return points / self.stride - 0.5
+        sides = points.new_tensor(self.maps.shape[-2:]).flip(0)
+        return (points - 0.5) * (sides - 1) / (sides * self.stride - 1)
 
 
 class KeypointNetwork(Compilable, ABC):
