@@ -365,6 +365,7 @@ def plot(sweep: Sweep, study: Any, path: Path) -> None:
         axis.plot(across if numbers else list(map(str, across)), values, "o", color="#0072b2")
         if FLOATS.get(sweep.parameters.get(name, {}).get("distribution", "")):
             axis.set_xscale("log")
+        axis.tick_params(axis="x", which="both", labelrotation=45, labelsize="small")
         axis.set_xlabel(name.removeprefix("model.init_args."))
     axes[0].set_ylabel(sweep.metric)
     figure.savefig(path)
