@@ -4,9 +4,9 @@
 
 The bar, on a CPU at 224 px: rendering and photometric losses, forward and backward, take at most
 35 % of the step of the experiment `s2hand` (its own network, in full precision). Beside it are that
-network without its 2D branch, and those of `SCALE=cpu`, in bfloat16 as there. A step is forward,
-losses, backward and optimizer; hands are where they should be, so that as many pixels are drawn as
-in a training that goes well. CPU time of one thread.
+network without its 2D branch, and those of `SCALE=cpu`, in bfloat16 as there, where the CPU has it.
+A step is forward, losses, backward and optimizer; hands are where they should be, so that as many
+pixels are drawn as in a training that goes well. CPU time of one thread.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from handrec.cli.command_line import expand
 from handrec.cli.hand_cli import HandCLI
+from handrec.cli.trainer_checks import has_bf16
 from handrec.data.synthetic import SyntheticHands
 from handrec.losses import photometric
 from handrec.losses.hand import total
@@ -102,17 +103,18 @@ def measure(
     batch = batch_of(method, size, count)
     put_in_place(method, batch)
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-4)
-    half = torch.autocast("cpu", torch.bfloat16) if scale == "cpu" else contextlib.nullcontext()
+    half = scale == "cpu" and has_bf16()
+    precision = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
 
     def step() -> None:
         optimizer.zero_grad()
-        with half:
+        with precision:
             loss = method.training_step(batch, 0)
         loss.backward()
         optimizer.step()
 
     whole = milliseconds(step, repeats)
-    with half, torch.no_grad():
+    with precision, torch.no_grad():
         hand, look = leaves(method.see(batch))
     weight = torch.ones_like(batch.has_mask)
     blank = batch.image.clone().requires_grad_()
@@ -130,6 +132,7 @@ def measure(
     return {
         "network": name,
         "size_px": size,
+        "precision": "bfloat16" if half else "float32",
         "step_ms": whole,
         "photometric_ms": part,
         "drawing_ms": milliseconds(lambda: draw().backward(), repeats),

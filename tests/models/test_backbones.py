@@ -70,6 +70,17 @@ def test_checkpoint_of_timm_loads_at_another_size_without_its_classifier(tmp_pat
         assert backbone.model.pos_embed.shape[1] == 17
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet10t", "convnext_atto"])
+def test_classifiers_of_other_families_are_left_out_too(name, tmp_path):
+    """EfficientNet's name is that of MobileNet: ``classifier``."""
+    source = timm.create_model(name)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    backbone = TimmBackbone(name, 64, checkpoint=str(tmp_path / "weights.safetensors"))
+    own, theirs = backbone.model.state_dict(), source.state_dict()
+    assert own.keys() <= theirs.keys()
+    assert all(value.equal(theirs[key]) for key, value in own.items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -193,6 +193,10 @@ def is_vit(name: str) -> bool:
     return bool(timm.model_entrypoint(name).__module__ == VisionTransformer.__module__)
 
 
+#: What timm's models call their classifiers.
+_CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")
+
+
 def load_backbone(model: nn.Module, path: str) -> None:
     """Load local weights in timm's naming; a classifier head in the file is left out.
 
@@ -206,12 +210,12 @@ def load_backbone(model: nn.Module, path: str) -> None:
     else:
         state = torch.load(file, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state.get("model", state))
-    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
+    own = model.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(_CLASSIFIERS)}
     if isinstance(model, VisionTransformer):
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         state = checkpoint_filter_fn(state, model)
-    own = model.state_dict()
     for key in state.keys() & own.keys():
         if state[key].shape != own[key].shape:
             raise UserError(
