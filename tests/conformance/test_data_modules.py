@@ -125,6 +125,11 @@ def test_every_split_serves_hand_batches(data):
             assert batch.image.std() > 0.02
 
 
+def test_whether_there_are_keypoints_is_said(data):
+    found = any(batch.confidence.any() for batch in batches(data, data.train_dataloader()))
+    assert data.has_keypoints == found == (data.name not in ("folder", "video"))
+
+
 def test_absent_labels_are_zeros(data):
     for batch in batches(data, data.val_dataloader()):
         pairs = {"joints_3d": "joints_3d", "vertices": "vertices", "mask": "mask",

@@ -75,6 +75,13 @@ def test_rows_have_the_labels_of_their_sets(folder):
     assert number == 7  # photos of the folder, one in a batch: the set that lasts longest
 
 
+def test_one_set_with_keypoints_is_enough(folder):
+    for names, known in ((("folder",), False), (("folder", "shards"), True)):
+        data = mixture(sets(folder, names), batch_size=4)
+        data.setup("fit")
+        assert data.has_keypoints == known
+
+
 def test_evaluation_is_that_of_one_set(folder):
     data = mixture(sets(folder), batch_size=8, validate_on="coco")
     data.setup("fit")

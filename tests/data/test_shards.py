@@ -168,6 +168,24 @@ def test_left_hands_are_mirrored():
     assert read.is_left.tolist() == [1.0]
 
 
+def test_keypoints_are_looked_for(shards, tmp_path, monkeypatch):
+    """Among the first pictures; archives of which nothing can be read are not said to lack any."""
+    data = module(shards)
+    data.setup("fit")
+    assert not data.has_keypoints
+    for number, sure in enumerate((0.0, 0.5)):
+        content = [{}, {"keypoints": [[1, 2, sure]] * 21}]
+        samples = (("png", picture(i), content[i % 2]) for i in range(6))
+        write_shards(tmp_path / str(number), samples, per_shard=3)
+        data = module(tmp_path / str(number))
+        data.setup("fit")
+        assert data.has_keypoints == (sure > 0)
+    monkeypatch.setattr("handrec.data.shards._LOOKED_AT", (1, 1))
+    assert not data.has_keypoints
+    Path(data.sources["train"][0].name).write_bytes(b"no archive")
+    assert data.has_keypoints
+
+
 def test_augmentation_moves_the_keypoints_with_the_picture(tmp_path):
     image = np.zeros((64, 64, 3), np.uint8)
     cv2.circle(image, (40, 24), 4, (255, 255, 255), -1)

@@ -415,6 +415,39 @@ def test_unknown_cameras_want_the_weak_perspective(hand):
         at_setup(metric, intrinsics_known=False)
 
 
+def test_data_without_keypoints_are_refused(hand):
+    """By every experiment, before anything else is said of them: nothing would be learnt."""
+    methods = [
+        lambda: method_of(hand),
+        lambda: method_of(hand, appearance=None, keypoints=None),
+        lambda: method_of(hand, S2HANDVideo),
+        lambda: S2HANDKeypoints(Hourglass(1, 16, 2, 1, upsample=False)),
+    ]
+    for build in methods:
+        with pytest.raises(UserError, match=r"mine has no 2D keypoints, .*handrec data keypoints"):
+            at_setup(build(), has_keypoints=False, intrinsics_known=False)
+        at_setup(build(), has_keypoints=True, clip=Clip())
+
+
+def test_no_given_keypoint_is_no_perfect_score(batch):
+    """NaN without any; batches without one do not count beside others."""
+    torch.manual_seed(0)
+    method = S2HANDKeypoints(Hourglass(1, 16, 2, 1))
+    blank = batch._replace(confidence=0 * batch.confidence)
+    errors = []
+    for batches in ([blank], [batch, blank], [batch]):
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        loader = torch.utils.data.DataLoader(batches, batch_size=None)
+        (logged,) = trainer.validate(method, loader, verbose=False)
+        errors.append(logged["val/keypoints_percent"])
+    assert math.isnan(errors[0])
+    assert errors[1] == pytest.approx(errors[2])
+    assert errors[2] > 0
+
+
 def test_projected_labels_are_warned_of(hand, caplog):
     for projected in (False, True):
         caplog.clear()

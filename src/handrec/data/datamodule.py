@@ -45,6 +45,11 @@ class HandDataModule(pl.LightningDataModule, ABC):
     frame_rate: float = FRAME_RATE
     has_videos: bool = False
 
+    @property
+    def has_keypoints(self) -> bool:
+        """Whether any training picture has 2D keypoints; known once a training is set up."""
+        return True
+
     @abstractmethod
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the shuffled training split."""

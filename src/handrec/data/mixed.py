@@ -86,6 +86,11 @@ class MixedSets(HandDataModule):
             data.setup(stage)
 
     @property
+    def has_keypoints(self) -> bool:
+        """Whether any of the sets has 2D keypoints: the others' pictures bring variety."""
+        return any(data.has_keypoints for data in self.sets.values())
+
+    @property
     def main(self) -> HandDataModule:
         """The set that is validated and tested on."""
         main = self.sets[self.validated]

@@ -140,6 +140,11 @@ class RealHands(HandDataModule):
         """Return the samples of a split among those of its part; all of them by default."""
         return torch.arange(len(table))
 
+    @property
+    def has_keypoints(self) -> bool:
+        """Whether a keypoint of the training part has a confidence above 0."""
+        return bool((self.tables[self.parts["train"]].labels.confidence > 0).any())
+
     @cached_property
     def root(self) -> Path:
         """The data set's folder.

@@ -32,6 +32,7 @@ INDEX = "shards.json"
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 _SECONDS = 60  # a server may keep us waiting, before it answers and in the middle
 _WAITS = (1.0, 4.0)  # seconds before a server that did not answer is asked again
+_LOOKED_AT = (10, 100)  # archives, and pictures of each, that are to show whether any has keypoints
 _PADDING = 1 << 20  # bytes behind an archive's end, at most
 
 #: Servers that did not answer in spite of all waiting: for their next archive nobody waits.
@@ -62,6 +63,23 @@ class Shards(StreamedImages):
     def __init__(self, shards: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.shards = shards
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Whether one of the first pictures has 2D keypoints; the look ends with one that has.
+
+        Archives of which nothing can be read are not said to lack any: the training says why.
+        """
+        archives, pictures = _LOOKED_AT
+        read = False
+        for source in self.sources["train"][:archives]:
+            for picture in islice(read_shard(source), pictures):
+                if isinstance(picture, str):
+                    continue
+                read, points = True, picture.annotation.keypoints
+                if points is not None and (points[:, 2] > 0).any():
+                    return True
+        return not read
 
     def find(self) -> list[Source]:
         """Return the archives."""

@@ -36,6 +36,7 @@ class VideoFrames(StreamedImages):
     """
 
     name = "video"
+    has_keypoints = False
 
     def __init__(
         self,

@@ -195,14 +195,17 @@ class S2HAND(HandMethod):
         """Start from other runs' checkpoints; a resumed training then reads its own over them."""
         super().setup(stage)
         if stage == "fit":
-            self._check_data()
+            self.check_data(getattr(self.trainer, "datamodule", None))
             for path, prefixes in self.starts:
                 if path is not None:
                     load_parts(self, Path(path), prefixes)
 
-    def _check_data(self) -> None:
-        """Refuse to learn metres from unknown cameras; warn of 2D keypoints that come from 3D."""
-        data: Any = getattr(self.trainer, "datamodule", None)
+    def check_data(self, data: Any) -> None:
+        """Refuse data without keypoints, and to learn metres from unknown cameras.
+
+        Warn of 2D keypoints that come from 3D labels.
+        """
+        want_keypoints(data)
         if self.regressor.camera == "perspective" and not getattr(data, "intrinsics_known", True):
             raise UserError(
                 f"{data.name} does not know its cameras' intrinsics K, without which a place in"
@@ -350,6 +353,20 @@ class S2HAND(HandMethod):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its rate halved in steps (published), or warm-up and cosine."""
         return adam(self, self.lr, self.halvings)
+
+
+def want_keypoints(data: Any) -> None:
+    """Refuse data without 2D keypoints: every loss would be 0, and a training of nothing end well.
+
+    Raises:
+        UserError: says where to get some.
+    """
+    if not getattr(data, "has_keypoints", True):
+        raise UserError(
+            f"{data.name} has no 2D keypoints, and S2HAND learns from them: `handrec data"
+            " keypoints` finds some in photos and videos, then DATA=coco_hands; with a detector's"
+            " own file DATA=detected"
+        )
 
 
 def warn_of_projected(data: Any) -> None:

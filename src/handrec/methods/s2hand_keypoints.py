@@ -7,7 +7,13 @@ from handrec.errors import not_negative, positive
 from handrec.losses.hand import total
 from handrec.losses.s2hand import length
 from handrec.methods.base import Method
-from handrec.methods.s2hand import S2HANDWeights, adam, heatmap_terms, warn_of_projected
+from handrec.methods.s2hand import (
+    S2HANDWeights,
+    adam,
+    heatmap_terms,
+    want_keypoints,
+    warn_of_projected,
+)
 from handrec.models.keypoints import KeypointNetwork
 from handrec.types import HandBatch
 
@@ -41,10 +47,12 @@ class S2HANDKeypoints(Method):
         self.lr, self.halvings = lr, halvings
 
     def setup(self, stage: str) -> None:
-        """Warn of 2D keypoints that come from 3D."""
+        """Refuse data without 2D keypoints; warn of those that come from 3D."""
         super().setup(stage)
         if stage == "fit":
-            warn_of_projected(getattr(self.trainer, "datamodule", None))
+            data = getattr(self.trainer, "datamodule", None)
+            want_keypoints(data)
+            warn_of_projected(data)
 
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -54,12 +62,16 @@ class S2HANDKeypoints(Method):
         return loss
 
     def validation_step(self, batch: HandBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the mean distance to the given keypoints, per cent of the crop's side."""
+        """Log the mean distance to the given keypoints, per cent of the crop's side.
+
+        NaN where not one is given: no error would be a perfect score.
+        """
         found = self.keypoints.find(batch.image).keypoints[-1]
         distance = length(found - batch.keypoints_2d) / max(batch.camera.image_size)
         present = batch.confidence > 0
-        count = max(1, int(present.sum()))  # each keypoint counts the same, on every process
-        error = 100 * (distance * present).sum() / count
+        # Each keypoint counts the same, on every process, and a batch without any not at all.
+        count = int(present.sum())
+        error = 100 * (distance * present).sum() / max(1, count)
         self.log("val/keypoints_percent", error, prog_bar=True, batch_size=count, sync_dist=True)
 
     test_step = validation_step

@@ -99,10 +99,7 @@ class S2HANDVideo(S2HAND):
         self.start: tuple[Method, ...] = ()  # in a tuple: no part of this network's state
 
     def setup(self, stage: str) -> None:
-        """Refuse to train without clips; load the network at its start."""
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None:
-            self.check_clips(data)
+        """Load the network at its start."""
         super().setup(stage)
         if stage == "fit" and self.steady:
             if self.checkpoint is None:
@@ -111,6 +108,12 @@ class S2HANDVideo(S2HAND):
                 )
             start = load_method(self.checkpoint)
             self.start = (start.eval().requires_grad_(False),)
+
+    def check_data(self, data: Any) -> None:
+        """Refuse data without clips, too."""
+        super().check_data(data)
+        if data is not None:
+            self.check_clips(data)
 
     def check_clips(self, data: Any) -> None:
         """Refuse data without clips, and clips whose frames are too far apart."""
