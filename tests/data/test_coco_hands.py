@@ -257,6 +257,21 @@ def test_scores_of_a_detector_are_confidences(root):
     assert not data.intrinsics_known
 
 
+def test_hands_without_a_confident_joint_are_kept_and_counted(root, caplog):
+    prepared(reader(root), "fit")
+    assert "teach nothing" not in caplog.text  # annotated ones have no scores
+
+    def give(content):
+        for number, entry in enumerate(content["annotations"]):
+            entry["keypoint_scores"] = [0.0 if number in (1, 4) else 0.5] * 21
+
+    edit(root, give)
+    data = prepared(reader(root), "fit")
+    said = f"{root}: 2 of 6 hands have no joint with a confidence above 0: they teach nothing"
+    assert caplog.text.count(said) == 1
+    assert len(data.tables["annotations"]) == 6
+
+
 def test_a_single_hand_leaves_none_to_train_on(root):
     edit(root, lambda content: content.update(annotations=content["annotations"][:1]))
     data = prepared(reader(root), "fit")

@@ -350,6 +350,20 @@ def test_a_detectors_keypoints_instead_of_the_labelled_ones(broken):
     assert exact.confidence.all()  # the evaluation's are the labelled ones
 
 
+def test_hands_without_a_confident_joint_are_kept_and_counted(broken, caplog):
+    """Once, whatever the colour versions; not those of an evaluation that has no labels."""
+    found = [np.full((3, 21, 2), 9.0).tolist(), [[0.0] * 21, [0.5] * 21, [0.0] * 21], [0, 1, 2]]
+    (broken / "detect_all.json").write_text(json.dumps(found))
+    for kind in ("xyz", "verts", "mano"):
+        (broken / f"evaluation_{kind}.json").unlink()
+    prepared(reader(broken))
+    assert "teach nothing" not in caplog.text
+    data = prepared(reader(broken, detections="detect_all.json"))
+    said = f"{broken}: 2 of 3 hands have no joint with a confidence above 0: they teach nothing"
+    assert caplog.text.count("teach nothing") == caplog.text.count(said) == 1
+    assert len(data.tables["training"]) == 12
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -262,6 +262,18 @@ def test_detections_take_the_place_of_projected_labels(broken, form):
     assert (test.confidence == 1).all()
 
 
+def test_hands_without_a_confident_joint_are_kept_and_counted(broken, caplog):
+    names = (broken / "train.txt").read_text().split()
+    sure = np.full((TRAIN, 21), 0.5)
+    sure[[2, 3, 7]] = 0.0
+    content = [np.full((TRAIN, 21, 2), 9.0).tolist(), sure.tolist(), names]
+    (broken / "found.json").write_text(json.dumps(content))
+    data = prepared(reader(broken, detections="found.json"))
+    said = "3 of 12 hands have no joint with a confidence above 0: they teach nothing"
+    assert caplog.text.count("teach nothing") == caplog.text.count(said) == 1
+    assert len(data.tables["training"]) == TRAIN
+
+
 def test_detections_of_other_frames_are_refused(broken):
     names = (broken / "train.txt").read_text().split()[:-1]
     parts = [np.zeros((11, 21, 2)).tolist(), np.zeros((11, 21)).tolist(), names]

@@ -80,6 +80,7 @@ class CocoHands(RealHands):
     marker = "."
     intrinsics_known = False
     has_videos = True
+    has_detections = True  # or annotated keypoints, at least one of each hand
 
     def __init__(
         self,

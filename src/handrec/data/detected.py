@@ -51,6 +51,7 @@ class DetectedHands(RealHands):
 
     name = "detected"
     has_videos = True
+    has_detections = True
     folders = ("detected",)
     marker = "."
     parts = MappingProxyType({"train": "images", "val": "images", "test": "images"})
@@ -102,20 +103,13 @@ class DetectedHands(RealHands):
         return [*found, *cameras]
 
     def setup(self, stage: str) -> None:
-        """Map the labels into memory, and say what was left out and what teaches nothing."""
+        """Map the labels into memory, and say what was left out."""
         super().setup(stage)
-        table = self.tables["images"]
-        self.skipped = table.skipped
+        self.skipped = self.tables["images"].skipped
         if self.skipped:
             logger.warning(
                 "%s: %d images have no entry and are left out, such as %s",
                 self.root, len(self.skipped), self.skipped[0],
-            )  # fmt: skip
-        blank = int((table.labels.confidence <= 0).all(1).sum())
-        if blank:
-            logger.warning(
-                "%s: %d of %d hands have no joint with a confidence above 0: they teach nothing",
-                self.root, blank, len(table),
             )  # fmt: skip
 
     def read(self, part: str) -> Annotated:

@@ -1,5 +1,6 @@
 """2D keypoints that a detector found, in the files that hand detectors leave behind."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch import Tensor
 from handrec.data.columns import HALF_PIXEL
 from handrec.data.json_files import read_json
 from handrec.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 #: Joints found with less are not relied on to say where a hand is; published for the textures.
 LEAST_CONFIDENCE = 0.1
@@ -147,6 +150,21 @@ def one_for_each(found: Detections, images: Sequence[str], where: str) -> Int[Te
         twice = next(i for i in indices if indices.count(i) > 1)
         raise UserError(f"{where}: {images[twice]} has several entries, expected one")
     return torch.tensor([rows[i] for i in range(len(images))])
+
+
+def count_blank(where: str, confidence: Float[Tensor, "n 21"]) -> None:
+    """Say how many hands teach nothing, if there are any.
+
+    Args:
+        where: the hands come from.
+        confidence: of their keypoints.
+    """
+    blank = int((confidence <= 0).all(1).sum())
+    if blank:
+        logger.warning(
+            "%s: %d of %d hands have no joint with a confidence above 0: they teach nothing",
+            where, blank, len(confidence),
+        )  # fmt: skip
 
 
 def detected_boxes(

@@ -70,6 +70,7 @@ class FreiHand(RealHands):
         self.versions, self.val_share = tuple(versions), val_share
         self.detections = detections
         self.projected_keypoints = detections is None
+        self.has_detections = detections is not None
 
     def facts(self) -> dict[str, Any]:
         """Return the options that the labels depend on."""

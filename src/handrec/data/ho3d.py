@@ -85,6 +85,7 @@ class HO3D(RealHands):
         self.version, self.val_share = version, val_share
         self.detections = detections
         self.projected_keypoints = detections is None
+        self.has_detections = detections is not None
         self.name = f"ho3d_{version}"
         self.submission = "ho3d_v2" if version == "v2" else "ho3d_v3"
         self.folders = (self.name, f"HO3D_{version}", f"HO-3D_{version}")

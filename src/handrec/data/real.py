@@ -26,6 +26,7 @@ from handrec.data.crop_set import (
     to_hand_batch,
 )
 from handrec.data.datamodule import HandDataModule
+from handrec.data.detections import count_blank
 from handrec.data.labels import Annotated, LabelTable, cache_path, save
 from handrec.data.share import checked_share, labelled_share
 from handrec.errors import UserError, positive
@@ -72,6 +73,8 @@ class RealHands(HandDataModule):
         parts: what a stage's splits are selected from: the name of the part of each split.
         pose_format: what the numbers of the published poses are.
         read_mask: for masks that are no pictures.
+        has_detections: whether the training part's keypoints may be a detector's: hands of which
+            it is sure of no joint are kept, counted and told.
     """
 
     folders: tuple[str, ...] = ()
@@ -82,6 +85,7 @@ class RealHands(HandDataModule):
     )
     pose_format: PoseFormat = "vectors"
     read_mask: MaskReader | None = None
+    has_detections: bool = False
 
     def __init__(
         self,
@@ -185,12 +189,14 @@ class RealHands(HandDataModule):
             self._prepare(part)
 
     def setup(self, stage: str) -> None:
-        """Map the labels of a stage into memory."""
+        """Map the labels of a stage into memory, and say how many of them teach nothing."""
         for part in self._needed(stage):
             if self.trainer is None:  # which would have prepared the data
                 self._prepare(part)
             self.tables[part] = LabelTable(self._cache(part))
             self._check_hand(self.tables[part])
+            if self.has_detections and part == self.parts["train"]:
+                count_blank(str(self.root), self.tables[part].labels.confidence)
 
     def check(self) -> None:
         """Read and check every part again, whatever is kept of it, and set it up."""
