@@ -397,10 +397,12 @@ def test_clip_losses_make_a_clip_consistent(hand, batch):
         assert 0 <= left[1][name] < 0.2 * left[0][name], name
 
 
-def at_setup(method, **data):
+def at_setup(method, processes=1, **data):
     """Return the method at the start of a training on data with some attributes."""
     method._trainer = SimpleNamespace(
-        strategy=None, datamodule=SimpleNamespace(**{"name": "mine", "batch_size": 32} | data)
+        strategy=None,
+        world_size=processes,
+        datamodule=SimpleNamespace(**{"name": "mine", "batch_size": 32} | data),
     )
     method.setup("fit")
     return method
@@ -427,6 +429,19 @@ def test_data_without_keypoints_are_refused(hand):
         with pytest.raises(UserError, match=r"mine has no 2D keypoints, .*handrec data keypoints"):
             at_setup(build(), has_keypoints=False, intrinsics_known=False)
         at_setup(build(), has_keypoints=True, clip=Clip())
+
+
+def test_batches_of_one_picture_are_refused(hand, batch):
+    """Unless several processes normalise together, or nothing is normalised over the batch."""
+    one = batch._replace(**{name: field[:1] for name, field in batch._asdict().items()})
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        method_of(hand).training_step(one, 0)
+    with pytest.raises(UserError, match=r"batches are of one: --data\.batch_size=2 or more"):
+        at_setup(method_of(hand), batch_size=1)
+    at_setup(method_of(hand), batch_size=1, processes=2)
+    at_setup(method_of(hand), batch_size=2)
+    frozen = at_setup(method_of(hand, frozen_norm=True), batch_size=1).train()
+    assert frozen.training_step(one, 0).isfinite()
 
 
 def test_no_given_keypoint_is_no_perfect_score(batch):

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn import BatchNorm1d
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
 from torchmetrics import MeanMetric
@@ -201,11 +202,12 @@ class S2HAND(HandMethod):
                     load_parts(self, Path(path), prefixes)
 
     def check_data(self, data: Any) -> None:
-        """Refuse data without keypoints, and to learn metres from unknown cameras.
+        """Refuse data without keypoints, batches of one, and metres from unknown cameras.
 
         Warn of 2D keypoints that come from 3D labels.
         """
         want_keypoints(data)
+        self._check_batch(data)
         if self.regressor.camera == "perspective" and not getattr(data, "intrinsics_known", True):
             raise UserError(
                 f"{data.name} does not know its cameras' intrinsics K, without which a place in"
@@ -213,6 +215,19 @@ class S2HAND(HandMethod):
                 " --model.init_args.regressor.init_args.camera=weak"
             )
         warn_of_projected(data)
+
+    def _check_batch(self, data: Any) -> None:
+        """Refuse batches of one picture, over which vectors cannot be normalised.
+
+        Over those of several processes they can: statistics are those of the joined batch.
+        """
+        alone = getattr(data, "batch_size", None) == 1 and self.trainer.world_size == 1
+        normalised = any(isinstance(layer, BatchNorm1d) for layer in self.modules())
+        if alone and normalised and not self.frozen_norm:
+            raise UserError(
+                "S2HAND normalises over the pictures of a batch, and batches are of one:"
+                " --data.batch_size=2 or more, or --model.init_args.frozen_norm=true"
+            )
 
     def train(self, mode: bool = True) -> "S2HAND":
         """Keep batch normalisation as it is evaluated, where that is wanted."""
