@@ -1,4 +1,6 @@
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -300,3 +302,13 @@ def test_phase_two_starts_from_phase_one(hand, batch, appearance, tmp_path):
     method.load_base(tmp_path / "base.ckpt")
     one, other = (m.eval().reconstruct(batch) for m in (base, method))
     torch.testing.assert_close(one.vertices, other.vertices)
+
+
+@pytest.mark.parametrize("phase", ["base", "cycle"])
+def test_the_first_phase_wants_labelled_joints(hand, appearance, phase):
+    """The second has the cycle to learn from."""
+    method = tiny_method(hand, appearance, phase=phase)
+    data = SimpleNamespace(name="mine", has_keypoints=False)
+    method._trainer = SimpleNamespace(strategy=None, datamodule=data)
+    with nullcontext() if phase == "cycle" else pytest.raises(UserError, match="mine has no lab"):
+        method.setup("fit")

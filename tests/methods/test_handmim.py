@@ -1,4 +1,6 @@
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -141,3 +143,12 @@ def test_data_drawn_with_another_hand_are_refused(hand, batch, tmp_path):
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, max_epochs=1, accelerator="cpu")
     with pytest.raises(UserError, match=r"the data's hand is OpenHand.* the same"):
         trainer.fit(tiny_method(hand), data)
+
+
+def test_data_without_labelled_joints_are_refused(hand):
+    method = tiny_method(hand)
+    for has_keypoints in (True, False):
+        data = SimpleNamespace(name="mine", has_keypoints=has_keypoints)
+        method._trainer = SimpleNamespace(strategy=None, datamodule=data)
+        with nullcontext() if has_keypoints else pytest.raises(UserError, match="mine has no lab"):
+            method.setup("fit")

@@ -153,3 +153,17 @@ class HandMethod(Method):
     def predict_step(self, batch: HandBatch, batch_idx: int) -> HandPrediction:
         """Return the hands of a batch, for the prediction's callbacks."""
         return self.reconstruct(batch)
+
+
+def want_labels(data: Any, method: str) -> None:
+    """Refuse data without labelled joints, in 2D or in 3D: a training of nothing would end well.
+
+    Raises:
+        UserError: says what learns without them.
+    """
+    if not getattr(data, "has_keypoints", True):
+        raise UserError(
+            f"{data.name} has no labelled joints, and {method} learns from them: pictures alone are"
+            " for EXP=handmim_pretrain; `handrec data keypoints` finds 2D keypoints in them for"
+            " EXP=s2hand DATA=coco_hands"
+        )

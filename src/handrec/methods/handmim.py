@@ -22,7 +22,7 @@ from handrec.losses.hand import (
     shape_loss,
     total,
 )
-from handrec.methods.base import HandMethod
+from handrec.methods.base import HandMethod, want_labels
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, Estimates, HeadFactory
@@ -91,6 +91,12 @@ class HandMIM(HandMethod):
         self.weights = weights
         self.optimization = optimization(self, lr, weight_decay, layer_decay, warmup)
         self.warmup = warmup
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train without labels."""
+        super().setup(stage)
+        if stage == "fit":
+            want_labels(getattr(self.trainer, "datamodule", None), "HandMIM")
 
     def estimate(self, batch: HandBatch) -> Estimates:
         """Return every iteration's hand and the dense map."""
