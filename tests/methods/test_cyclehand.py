@@ -310,5 +310,5 @@ def test_the_first_phase_wants_labelled_joints(hand, appearance, phase):
     method = tiny_method(hand, appearance, phase=phase)
     data = SimpleNamespace(name="mine", has_keypoints=False)
     method._trainer = SimpleNamespace(strategy=None, datamodule=data)
-    with nullcontext() if phase == "cycle" else pytest.raises(UserError, match="mine has no lab"):
+    with nullcontext() if phase == "cycle" else pytest.raises(UserError, match="mine has no 2D"):
         method.setup("fit")

@@ -150,5 +150,5 @@ def test_data_without_labelled_joints_are_refused(hand):
     for has_keypoints in (True, False):
         data = SimpleNamespace(name="mine", has_keypoints=has_keypoints)
         method._trainer = SimpleNamespace(strategy=None, datamodule=data)
-        with nullcontext() if has_keypoints else pytest.raises(UserError, match="mine has no lab"):
+        with nullcontext() if has_keypoints else pytest.raises(UserError, match="mine has no 2D"):
             method.setup("fit")

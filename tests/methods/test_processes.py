@@ -263,8 +263,9 @@ def test_two_processes_take_the_step_of_one(name, batches, stepped, monkeypatch)
         for part in ("gradients", "buffers"):
             for key, value in whole[part].items():
                 off, size = (half[part][key] - value).float().norm(), value.float().norm()
-                # Rows in another order alone move the 2D branch by 3.7e-3: its ReLUs and few rows.
-                assert off <= 4e-3 * size + 5e-5 * scale, f"{part} {key}"
+                # Rows in another order alone move S2HAND's 2D branch by 3.7e-3, on one process.
+                share = 4e-3 if key.startswith("keypoints.") else 2e-3
+                assert off <= share * size + 5e-5 * scale, f"{part} {key}"
 
 
 @pytest.mark.parametrize("unused", [None, False])

@@ -155,15 +155,21 @@ class HandMethod(Method):
         return self.reconstruct(batch)
 
 
-def want_labels(data: Any, method: str) -> None:
-    """Refuse data without labelled joints, in 2D or in 3D: a training of nothing would end well.
+def want_keypoints(data: Any, method: str) -> None:
+    """Refuse data without joints: every loss would be 0, and a training of nothing end well.
+
+    Sets with 3D labels have their projections, so 2D keypoints tell.
+
+    Args:
+        data: module of a training; None if there is none.
+        method: that learns from joints, for the message.
 
     Raises:
-        UserError: says what learns without them.
+        UserError: says where to get some, and what learns without.
     """
     if not getattr(data, "has_keypoints", True):
         raise UserError(
-            f"{data.name} has no labelled joints, and {method} learns from them: pictures alone are"
-            " for EXP=handmim_pretrain; `handrec data keypoints` finds 2D keypoints in them for"
-            " EXP=s2hand DATA=coco_hands"
+            f"{data.name} has no 2D keypoints, and {method} learns from joints: `handrec data"
+            " keypoints` finds some in photos and videos for S2HAND, then DATA=coco_hands (with a"
+            " detector's own file DATA=detected); pictures alone are for EXP=handmim_pretrain"
         )

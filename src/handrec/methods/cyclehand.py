@@ -26,7 +26,7 @@ from handrec.hand.sampler import PoseSampler
 from handrec.losses import cycle as losses
 from handrec.losses.hand import masked_mean, total
 from handrec.losses.processes import per_process
-from handrec.methods.base import HandMethod, want_labels
+from handrec.methods.base import HandMethod, want_keypoints
 from handrec.methods.cycle_flow import (
     DEFAULT_FLOW,
     NO_TURN,
@@ -170,7 +170,7 @@ class CycleHand(HandMethod):
         """Start from phase 1; a training that goes on brings its own weights later."""
         super().setup(stage)
         if stage == "fit" and self.phase == "base":
-            want_labels(getattr(self.trainer, "datamodule", None), "CycleHand's first phase")
+            want_keypoints(getattr(self.trainer, "datamodule", None), "CycleHand's first phase")
         if stage == "fit" and self.checkpoint is not None:
             self.load_base(Path(self.checkpoint))
 

@@ -22,7 +22,7 @@ from handrec.losses.hand import (
     shape_loss,
     total,
 )
-from handrec.methods.base import HandMethod, want_labels
+from handrec.methods.base import HandMethod, want_keypoints
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, Estimates, HeadFactory
@@ -96,7 +96,7 @@ class HandMIM(HandMethod):
         """Refuse to train without labels."""
         super().setup(stage)
         if stage == "fit":
-            want_labels(getattr(self.trainer, "datamodule", None), "HandMIM")
+            want_keypoints(getattr(self.trainer, "datamodule", None), "HandMIM")
 
     def estimate(self, batch: HandBatch) -> Estimates:
         """Return every iteration's hand and the dense map."""

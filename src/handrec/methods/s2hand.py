@@ -27,7 +27,7 @@ from handrec.hand.base import HandModel
 from handrec.losses import photometric, s2hand
 from handrec.losses.hand import total
 from handrec.losses.photometric import Laplacian
-from handrec.methods.base import HandMethod
+from handrec.methods.base import HandMethod, want_keypoints
 from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import fused, warmup_cosine
 from handrec.methods.weights import Weights
@@ -206,7 +206,7 @@ class S2HAND(HandMethod):
 
         Warn of 2D keypoints that come from 3D labels.
         """
-        want_keypoints(data)
+        want_keypoints(data, "S2HAND")
         self._check_batch(data)
         if self.regressor.camera == "perspective" and not getattr(data, "intrinsics_known", True):
             raise UserError(
@@ -368,20 +368,6 @@ class S2HAND(HandMethod):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, its rate halved in steps (published), or warm-up and cosine."""
         return adam(self, self.lr, self.halvings)
-
-
-def want_keypoints(data: Any) -> None:
-    """Refuse data without 2D keypoints: every loss would be 0, and a training of nothing end well.
-
-    Raises:
-        UserError: says where to get some.
-    """
-    if not getattr(data, "has_keypoints", True):
-        raise UserError(
-            f"{data.name} has no 2D keypoints, and S2HAND learns from them: `handrec data"
-            " keypoints` finds some in photos and videos, then DATA=coco_hands; with a detector's"
-            " own file DATA=detected"
-        )
 
 
 def warn_of_projected(data: Any) -> None:

@@ -6,14 +6,8 @@ from torch import Tensor
 from handrec.errors import not_negative, positive
 from handrec.losses.hand import total
 from handrec.losses.s2hand import length
-from handrec.methods.base import Method
-from handrec.methods.s2hand import (
-    S2HANDWeights,
-    adam,
-    heatmap_terms,
-    want_keypoints,
-    warn_of_projected,
-)
+from handrec.methods.base import Method, want_keypoints
+from handrec.methods.s2hand import S2HANDWeights, adam, heatmap_terms, warn_of_projected
 from handrec.models.keypoints import KeypointNetwork
 from handrec.types import HandBatch
 
@@ -51,7 +45,7 @@ class S2HANDKeypoints(Method):
         super().setup(stage)
         if stage == "fit":
             data = getattr(self.trainer, "datamodule", None)
-            want_keypoints(data)
+            want_keypoints(data, "S2HAND")
             warn_of_projected(data)
 
     def training_step(self, batch: HandBatch, batch_idx: int) -> Tensor:
