@@ -53,6 +53,7 @@ class Lit(NamedTuple):
 def create_context():
     """Return a context without a window; raises, whatever it is, where there is no EGL."""
     import moderngl
+    import torch._dynamo  # noqa: F401  # its Triton, loaded after Mesa's LLVM, is a crash
 
     return moderngl.create_context(standalone=True, backend="egl")
 
