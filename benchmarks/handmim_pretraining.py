@@ -63,7 +63,7 @@ def pretrain(row: str, seed: int, scale: str, more: list[str]) -> tuple[Path, Ro
     export = Path(runs.LOGS) / f"{name}.safetensors"
     if not export.exists():
         handrec("export-backbone", name, f"--out={export}")
-    names = ("probe", "probe_untrained")
+    names = ("probe", "probe_untrained", "probe_pose", "probe_untrained_pose")
     return export, {"pretrain_s": seconds} | {
         name: last_value(run, f"val/{name}") for name in names
     }

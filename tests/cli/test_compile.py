@@ -15,12 +15,8 @@ from tests.cli.test_resume import (  # noqa: F401
     SHORT,
     SMALL,
     cache,
-    checkpoint,
-    differences,
     folder,
 )
-
-FAST = ("handmim_pretrain",)
 
 
 def losses(name, version):
@@ -30,11 +26,9 @@ def losses(name, version):
     return {row["step"]: row["train/loss"] for row in rows if row["train/loss"]}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in METHODS]
-)
-def test_a_compiled_and_resumed_training_equals_a_plain_one(name, folder, cache):  # noqa: F811
-    """By the bit: the backend ``eager`` calls torch's own kernels from the captured graphs."""
+def test_a_compiled_and_resumed_training_logs_what_a_plain_one_does(folder, cache):  # noqa: F811
+    """By the bit; that its weights are the same, too, ``test_resume`` says of every experiment."""
+    name = "handmim_pretrain"
     torch._dynamo.reset()
     counters.clear()
     command = ["fit", f"--exp={name}", *SHORT, *SMALL["plain"], cache, *METHODS[name]]
@@ -47,9 +41,6 @@ def test_a_compiled_and_resumed_training_equals_a_plain_one(name, folder, cache)
     assert counters["stats"]["unique_graphs"] >= 2
     assert len(losses(name, 0)) == 6
     assert losses(name, 1) == losses(name, 0)
-    whole, resumed = checkpoint(name)["state_dict"], checkpoint(name, version=1)["state_dict"]
-    assert list(whole) == list(resumed)
-    assert list(differences(whole, resumed)) == []
 
 
 def test_a_validation_is_not_compiled():

@@ -75,8 +75,8 @@ def numbers(content, path=""):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["handmim", "s2hand"])
-def test_two_processes_train_and_measure_as_one(name, tmp_path, monkeypatch):
+def test_two_processes_train_and_measure_as_one(tmp_path, monkeypatch):
+    name = "handmim"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     printed = finish(tmp_path, start(tmp_path, HANDREC, "fit", f"--exp={name}", *SMALL, *TWO))
@@ -120,7 +120,7 @@ def test_two_machines_train_by_torchrun(tmp_path):
     one, two = (logged(tmp_path / place, "handmim_pretrain") for place in ("both", "0"))
     assert one.keys() == two.keys()
     timed = {key for key in one if key.startswith("speed/")}
-    probes = {"val/probe", "val/probe_untrained"}  # of three pictures: nan
+    probes = {key for key in one if key.startswith("val/probe")}  # of three pictures: nan
     told = one.keys() - timed - probes
     assert {key: one[key] for key in told} == pytest.approx(
         {key: two[key] for key in told}, rel=1e-5

@@ -300,7 +300,7 @@ def test_monitors_are_logged(tmp_path):
         "patch_entropy", "patch_divergence", "tokens", "patches", "pixels", "loss",
     }  # fmt: skip
     assert names <= {n.removeprefix("train/") for n in run.logged_metrics}
-    assert {"val/probe", "val/probe_untrained"} <= set(run.callback_metrics)
+    assert {f"val/{name}" for name in pretrain.validated} <= set(run.callback_metrics)
 
 
 def test_masks_do_not_exceed_what_is_gathered():

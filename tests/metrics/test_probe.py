@@ -1,40 +1,55 @@
 import pytest
 import torch
 
-from handrec.metrics.probe import _RIDGES, KeypointProbe, keypoint_error, leave_one_out
+from handrec.metrics import probe as probes
+from handrec.metrics.probe import _RIDGES, KeypointProbe, articulation, leave_group_out
 from handrec.types import HandBatch
+
+
+def error(features, targets, groups=None):
+    points = targets.unflatten(1, (-1, 2))
+    groups = torch.arange(len(features)) if groups is None else groups
+    return probes.linear_error(features, points, groups)
 
 
 def test_linear_features_are_read_off():
     torch.manual_seed(0)
-    targets = torch.rand(400, 42).double()
-    features = targets @ torch.randn(42, 60).double() + 3
-    assert keypoint_error(features, targets) < 0.5
+    targets = torch.rand(400, 42)
+    features = targets @ torch.randn(42, 60) + 3
+    assert error(features, targets) < 0.005
 
 
 def test_noise_gives_the_error_of_the_mean_keypoints():
     torch.manual_seed(0)
-    targets = torch.rand(1500, 42).double()
-    mean = targets.mean(0)
-    expected = 100 * (targets - mean).unflatten(1, (-1, 2)).norm(dim=-1).mean()
-    error = keypoint_error(torch.randn(1500, 8).double(), targets)
-    assert error == pytest.approx(float(expected), rel=0.02)
+    targets = torch.rand(1500, 42)
+    expected = (targets - targets.mean(0)).unflatten(1, (-1, 2)).norm(dim=-1).mean()
+    assert error(torch.randn(1500, 8), targets) == pytest.approx(float(expected), rel=0.02)
 
 
 def test_no_sample_is_predicted_from_itself():
     """With more features than samples the fit is exact on noise, the error is not."""
     torch.manual_seed(0)
-    targets = torch.rand(64, 42).double()
-    assert keypoint_error(torch.randn(64, 500).double(), targets) > 30
+    assert error(torch.randn(64, 500), torch.rand(64, 42)) > 0.3
 
 
-def test_residuals_are_those_of_fitting_anew_without_each_sample():
+def test_no_frame_is_predicted_from_its_video():
+    """Features that tell nothing but the video know its frames' keypoints, but of no other's."""
+    torch.manual_seed(0)
+    video = torch.arange(20).repeat_interleave(4)
+    features, targets = torch.randn(20, 30)[video], torch.rand(20, 42)[video]
+    assert error(features, targets) < 0.01
+    assert error(features, targets, video) > 0.3
+
+
+@pytest.mark.parametrize("groups", [list(range(12)), [0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 0]])
+def test_residuals_are_those_of_fitting_anew_without_each_group(groups):
     torch.manual_seed(0)
     features, targets = torch.randn(12, 5).double(), torch.rand(12, 4).double()
-    found = leave_one_out(features, targets)
+    groups = torch.tensor(groups)
+    found = leave_group_out(features, targets, groups)
     for ridge, residual in zip(_RIDGES, found, strict=True):
         for i in range(12):
-            rest = torch.arange(12) != i
+            rest = groups != groups[i]
             x = (features - features[rest].mean(0)) / features.std(0) / 5**0.5
             offset = targets[rest].mean(0)
             system = x[rest].T @ x[rest] + ridge * torch.eye(5)
@@ -43,20 +58,54 @@ def test_residuals_are_those_of_fitting_anew_without_each_sample():
             torch.testing.assert_close(residual[i], expected, atol=1e-4, rtol=0)
 
 
-def batch(confidence):
+def batch(confidence, **columns):
     count = len(confidence)
     blank = HandBatch(*[torch.zeros(count)] * len(HandBatch._fields))
     return blank._replace(
         image=torch.zeros(count, 3, 8, 8), keypoints_2d=torch.rand(count, 21, 2),
-        confidence=confidence,
+        joints_3d=torch.rand(count, 21, 3), confidence=confidence,
+        sequence=torch.arange(count), **columns,
     )  # fmt: skip
 
 
 def test_samples_without_labels_are_left_out():
-    probe, confidence = KeypointProbe(), torch.ones(6, 21)
-    confidence[2, 5] = 0
-    probe.update("probe", torch.randn(6, 4), batch(confidence))
-    assert len(probe.features["probe"][0]) == len(probe.targets["probe"][0]) == 5
-    probe.reset()
-    probe.update("probe", torch.randn(6, 4), batch(torch.zeros(6, 21)))
-    assert torch.tensor(probe.compute()["probe"]).isnan()
+    """Each target is the feature itself but where there is no label."""
+    torch.manual_seed(0)
+    confidence, labelled = torch.ones(60, 21), torch.ones(60)
+    confidence[2, 5], labelled[7] = 0, 0
+    some = batch(confidence, has_joints_3d=labelled)
+    features = torch.cat([some.keypoints_2d.flatten(1), articulation(some.joints_3d).flatten(1)], 1)
+    known = KeypointProbe()
+    known.update("probe", features, some)
+    told = known.compute()
+    some.keypoints_2d[2], some.joints_3d[7] = 1e4, torch.rand(21, 3) * 1e4
+    ignorant = KeypointProbe()
+    ignorant.update("probe", features, some)
+    assert ignorant.compute() == pytest.approx(told, rel=0.2)
+    known.reset()
+    known.update("probe", torch.randn(6, 4), batch(torch.zeros(6, 21)))
+    assert all(torch.tensor(value).isnan() for value in known.compute().values())
+
+
+def test_how_a_hand_lies_is_no_part_of_how_it_is_bent():
+    torch.manual_seed(0)
+    joints, turns = torch.rand(6, 21, 3), torch.linalg.qr(torch.randn(6, 3, 3))[0]
+    turns = turns * torch.linalg.det(turns)[:, None, None]
+    sizes = torch.tensor([1, 0.5, 2, 3, 0.7, 1.5])[:, None, None]
+    moved = sizes * joints @ turns + torch.randn(6, 1, 3)
+    moved[0] = joints[0]  # onto which the others are turned
+    one, other = articulation(joints), articulation(moved)
+    torch.testing.assert_close(one / one[0].norm(), other / other[0].norm(), atol=1e-4, rtol=0)
+    mean = (joints - joints.mean(1, keepdim=True)).norm(dim=(1, 2)).mean()
+    torch.testing.assert_close(one.norm(dim=(1, 2)), mean.expand(6))
+
+
+@pytest.mark.parametrize("sizes", [[10] * 30, [7, 64, 1, 90, 33]])
+def test_of_many_samples_evenly_spaced_ones_are_kept(sizes, monkeypatch):
+    monkeypatch.setattr(probes, "MOST", 40)
+    samples, rows = probes.Samples(), torch.arange(sum(sizes))
+    for part in rows.split(sizes):
+        samples.add([part])
+    (kept,) = samples.columns()
+    assert 20 <= len(kept) <= 40
+    assert torch.equal(kept, rows[:: samples.spacing])

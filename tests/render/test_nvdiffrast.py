@@ -165,6 +165,7 @@ DIFFERENT = {
 
 FOR_THE_PACKAGE = {
     "test_a_hand_pulled_by_its_silhouette_finds_its_place",
+    "test_a_surface_occludes_itself_by_what_turns_away",
     "test_an_occlusion_edge_moves_the_occluder_only",
     "test_silhouettes_move_as_finite_differences_say",
 }

@@ -76,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
     if args.count < 8 or args.size < 32:
         raise UserError("--count must be at least 8, --size at least 32")
     layout = _ALSO.get(args.format, args.format)
+    if layout == "dexycb":  # before minutes of drawing
+        from handrec.data.layouts_sides import dexycb_margins
+
+        dexycb_margins((args.size, args.size))
     synthesize(layout, args.out, args.count, args.size, args.mano, args.seed)
     return 0
 

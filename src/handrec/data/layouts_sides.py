@@ -153,7 +153,7 @@ def _write_sequence(
     _write_yaml(folder / "meta.yml", meta | {"mano_calib": [serial]})
     calibration = root / "calibration"
     _write_yaml(calibration / f"mano_{serial}" / "mano.yml", {"betas": sample.betas.tolist()})
-    (top, left), (height, width) = _margins(sample.mask.shape), IMAGE_SIZE
+    (top, left), (height, width) = dexycb_margins(sample.mask.shape), IMAGE_SIZE
     bottom, right = (
         whole - part for whole, part in zip(IMAGE_SIZE, sample.mask.shape, strict=True)
     )
@@ -179,8 +179,8 @@ def _write_sequence(
     )
 
 
-def _margins(size: tuple[int, ...]) -> tuple[int, int]:
-    """Return how many rows and columns a picture has less than DexYCB's."""
+def dexycb_margins(size: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many rows and columns a picture has less than DexYCB's; none may have more."""
     rows, columns = (whole - part for whole, part in zip(IMAGE_SIZE, size, strict=True))
     if min(rows, columns) < 0:
         raise UserError(f"DexYCB's pictures are {IMAGE_SIZE[1]} x {IMAGE_SIZE[0]}: --size=480 fits")

@@ -93,7 +93,8 @@ class HandMIMPretrain(Method):
     """Teacher-student pre-training of a ViT on images alone.
 
     Labels are read by the probe in validation only: ridge regression from frozen features to 2D
-    keypoints, whose error shows within minutes whether anything is learned.
+    keypoints, and to how the fingers are bent, whose errors show within minutes whether anything is
+    learned.
 
     Args:
         backbone: a ViT; the teacher's is what :command:`handrec export-backbone` writes.
@@ -162,7 +163,7 @@ class HandMIMPretrain(Method):
         self._freeze_idle()
 
     after_fit = "handrec export-backbone {name}"
-    validated = ("probe", "probe_untrained")
+    validated = ("probe", "probe_pose", "probe_untrained", "probe_untrained_pose")
 
     def _freeze_idle(self) -> None:
         """Freeze what no term reaches: processes of a distributed training would wait for it."""
@@ -240,7 +241,8 @@ class HandMIMPretrain(Method):
             term = distil.keypoint_loss(
                 target.unflatten(0, (2, count)), points.unflatten(0, (-1, count))
             )
-            return {"tokens": term, "spread": distil.spread_penalty(points)}
+            spread = {"spread": distil.spread_penalty(points)} if self.weights.spread else {}
+            return {"tokens": term} | spread
         return {"tokens": self._class_term(target.flatten(1), points.flatten(1), figures)}
 
     def _class_term(self, target: Tensor, points: Tensor, figures: dict[str, Tensor]) -> Tensor:
@@ -391,7 +393,7 @@ class HandMIMPretrain(Method):
         return torch.cat([features.pooled, features.grid.flatten(1)], dim=1).float()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the error of the probe, per cent of the crop's side."""
+        """Log the errors of the probe: per cent of the crop's side, and mm of the bent fingers."""
         for name, error in self.probe.compute().items():
             self.log(f"val/{name}", error, prog_bar=name == "probe", sync_dist=True)
         self.probe.reset()

@@ -1,21 +1,50 @@
-"""A linear probe: how well frozen features tell 2D keypoints."""
+"""A linear probe: how well frozen features tell 2D keypoints, and how fingers are bent."""
+
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, distributed
 
+from handrec.geometry.procrustes import align
 from handrec.types import HandBatch
 
 #: Of the kernel, whose mean diagonal is 1.
 _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _OFFSET = 1e5
+#: Samples kept of each network and process: the cost grows with their third power.
+MOST = 1024
+
+
+@dataclass
+class Samples:
+    """Rows of some columns, evenly spaced over all that were taken in, at most ``MOST``."""
+
+    spacing: int = 1
+    seen: int = 0
+    batches: list[list[Tensor]] = field(default_factory=list)
+
+    def add(self, columns: list[Tensor]) -> None:
+        """Take in the rows of a batch."""
+        first = -self.seen % self.spacing
+        self.seen += len(columns[0])
+        self.batches.append([column[first :: self.spacing].cpu() for column in columns])
+        while sum(len(batch[0]) for batch in self.batches) > MOST:
+            self.batches = [[column[::2] for column in self.columns()]]
+            self.spacing *= 2
+
+    def columns(self) -> list[Tensor]:
+        """Return the rows that were kept."""
+        return [torch.cat(column) for column in zip(*self.batches, strict=True)]
 
 
 class KeypointProbe:
     """Ridge regression, in closed form, from features to keypoints; no training, no randomness.
 
-    Every sample is predicted from all the others: a few hundred are enough to tell networks apart.
-    Samples that lack a keypoint are left out.
+    Every sample is predicted from all the others, a frame from those of other videos: a few hundred
+    are enough to tell networks apart. Besides 2D keypoints, whose variance is mostly where the hand
+    lies and how it is turned, 3D joints are predicted of which place, direction and size are taken
+    away: what is left is how the fingers are bent. Samples without these labels are left out.
     """
 
     def __init__(self) -> None:
@@ -23,26 +52,33 @@ class KeypointProbe:
 
     def reset(self) -> None:
         """Forget all samples."""
-        self.features: dict[str, list[Tensor]] = {}
-        self.targets: dict[str, list[Tensor]] = {}
+        self.samples: dict[str, Samples] = {}
 
     def update(self, name: str, features: Float[Tensor, "b c"], batch: HandBatch) -> None:
         """Take in a batch's features under the name of the network they are of."""
-        labelled = (batch.confidence > 0).all(1)
-        targets = batch.keypoints_2d / batch.image.shape[-1]
-        self.features.setdefault(name, []).append(features.detach()[labelled].double().cpu())
-        self.targets.setdefault(name, []).append(targets[labelled].double().cpu().flatten(1))
+        columns = [
+            features.detach().float(),
+            batch.keypoints_2d / batch.image.shape[-1],
+            batch.joints_3d,
+            (batch.confidence > 0).all(1),
+            batch.has_joints_3d > 0,
+            batch.sequence,
+        ]
+        self.samples.setdefault(name, Samples()).add(columns)
 
     def compute(self) -> dict[str, float]:
         """Return the mean distance of the keypoints, per cent of the crop's side, by name.
 
-        Over the samples of all processes: every one has to ask. NaN where there are too few
-        labelled samples.
+        And that of the joints, millimetres, by ``{name}_pose``. Over the samples of all processes:
+        every one has to ask. NaN where there are too few labelled samples.
         """
-        return {
-            name: keypoint_error(*_of_all([torch.cat(self.features[name]), torch.cat(targets)]))
-            for name, targets in self.targets.items()
-        }
+        found = {}
+        for name, samples in self.samples.items():
+            features, keypoints, joints, in_2d, in_3d, video = _of_all(samples.columns())
+            found[name] = 100 * linear_error(features[in_2d], keypoints[in_2d], video[in_2d])
+            bent = articulation(joints[in_3d])
+            found[f"{name}_pose"] = 1000 * linear_error(features[in_3d], bent, video[in_3d])
+        return found
 
 
 def _of_all(columns: list[Tensor]) -> list[Tensor]:
@@ -54,35 +90,63 @@ def _of_all(columns: list[Tensor]) -> list[Tensor]:
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def keypoint_error(features: Float[Tensor, "n c"], targets: Float[Tensor, "n d"]) -> float:
-    """Return the error of :class:`KeypointProbe`, per cent.
+def articulation(joints: Float[Tensor, "n j 3"]) -> Float[Tensor, "n j 3"]:
+    """Return joints without what PA-MPJPE ignores: in one place, turned alike, of one size.
+
+    That is their mean size, so that distances stay millimetres of a hand.
+    """
+    centred = joints - joints.mean(1, keepdim=True)
+    size = torch.linalg.matrix_norm(centred)[:, None, None].clamp(min=1e-9)
+    onto_first = _turned(centred / size, (centred / size)[:1])
+    return _turned(centred / size, onto_first.mean(0, keepdim=True)) * size.mean(0)
+
+
+def _turned(unit: Float[Tensor, "n j 3"], onto: Float[Tensor, "m j 3"]) -> Float[Tensor, "n j 3"]:
+    """Return centred points of unit norm, turned onto others."""
+    aligned = align(unit, onto.expand_as(unit), reflection=False)
+    aligned = aligned - aligned.mean(1, keepdim=True)
+    return aligned / torch.linalg.matrix_norm(aligned)[:, None, None].clamp(min=1e-9)
+
+
+def linear_error(
+    features: Float[Tensor, "n c"], targets: Float[Tensor, "n j d"], groups: Int[Tensor, " n"]
+) -> float:
+    """Return the mean distance of points from those read off the features.
 
     The ridge is chosen on every other sample and measured on the rest, and the other way round.
+    NaN where there are fewer than four groups.
     """
-    if len(features) < 4:
+    if len(groups.unique()) < 4:
         return float("nan")
-    errors = 100 * leave_one_out(features, targets).unflatten(2, (-1, 2)).norm(dim=-1).mean(-1)
+    residuals = leave_group_out(features.double(), targets.double().flatten(1), groups)
+    errors = residuals.unflatten(2, targets.shape[1:]).norm(dim=-1).mean(-1)
     first, second = errors[:, ::2], errors[:, 1::2]
     chosen = (first[second.mean(1).argmin()], second[first.mean(1).argmin()])
     return float(torch.cat(chosen).mean())
 
 
-def leave_one_out(
-    features: Float[Tensor, "n c"], targets: Float[Tensor, "n d"]
+def leave_group_out(
+    features: Float[Tensor, "n c"], targets: Float[Tensor, "n d"], groups: Int[Tensor, " n"]
 ) -> Float[Tensor, "r n d"]:
-    """Return the residual of each sample when it is predicted from all others, for each ridge.
+    """Return the residual of each sample predicted from all of other groups, for each ridge.
 
-    With ``K`` the kernel of the standardised features it is ``[G y]_i / G_ii``,
-    ``G = (K + ridge)^-1``: one eigendecomposition gives them all. In the span of the samples, as
-    there may be many more features. A large constant in ``K`` leaves the offset free: with a mean
-    over all samples, the others would tell which one is missing.
+    With ``K`` the kernel of the standardised features, those of a group ``g`` are
+    ``(G_gg)^-1 [G y]_g``, ``G = (K + ridge)^-1``: one eigendecomposition gives them all. In the
+    span of the samples, as there may be many more features. A large constant in ``K`` leaves the
+    offset free: with a mean over all samples, the others would tell which one is missing.
     """
     x = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
     values, vectors = torch.linalg.eigh(x @ x.T / features.shape[1] + _OFFSET)
     moment = vectors.T @ (targets - targets.mean(0))
+    groups, sizes = groups.unique(return_inverse=True, return_counts=True)[1:]
+    shared = [torch.nonzero(groups == group).flatten() for group in torch.nonzero(sizes > 1)]
     residuals = []
     for ridge in _RIDGES:
-        scale = 1 / (values.clamp(min=0) + ridge)
-        diagonal = vectors.square() @ scale
-        residuals.append(vectors @ (scale[:, None] * moment) / diagonal[:, None])
+        scaled = vectors / (values.clamp(min=0) + ridge)
+        residual = (scaled @ moment) / (scaled * vectors).sum(1, keepdim=True)
+        for index in shared:
+            residual[index] = torch.linalg.solve(
+                scaled[index] @ vectors[index].T, (scaled @ moment)[index]
+            )
+        residuals.append(residual)
     return torch.stack(residuals)
