@@ -20,8 +20,8 @@ _WRAPPERS = ("state_dict", "model", "teacher", "student")
 #: What DistributedDataParallel and the pre-trainings' wrappers put before a network's own names.
 _PREFIXES = ("module.", "backbone.")
 #: What damaged files raise, as far as seen: by zip, by pickle, or by what it then meets.
-_STUMBLES = (SafetensorError, UnpicklingError, RuntimeError, EOFError, LookupError, ValueError)
-_STUMBLES += (OSError, TypeError, AttributeError)
+_STUMBLES: tuple[type[Exception], ...] = (SafetensorError, UnpicklingError, RuntimeError)
+_STUMBLES += (EOFError, LookupError, ValueError, OSError, TypeError, AttributeError)
 _SAVE = "save the network's state dict alone, torch.save(model.state_dict(), path)"
 
 _replaced: ContextVar[bool] = ContextVar("replaced", default=False)
