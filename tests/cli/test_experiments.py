@@ -135,6 +135,18 @@ def test_what_handmim_pretrains_fits_what_it_fine_tunes(scale):
     assert pretrained == tuned
 
 
+@pytest.mark.parametrize("scale", ["gpu", "paper"])
+def test_the_rate_of_ibot_is_scaled_with_the_batch(scale):
+    found = {}
+    for arg in experiments.experiment_arguments("handmim_pretrain", "synthetic", scale):
+        flag, _, path = arg.partition("=")
+        if flag == "--config":
+            content = experiments.read_yaml(Path(path))
+            for part in ("model", "data"):
+                found |= content.get(part, {}).get("init_args", {})
+    assert found["lr"] == pytest.approx(5e-4 * found["batch_size"] / 256)
+
+
 def make_run(root, name, version, checkpoints=("last",)):
     run = root / "lightning_logs" / name / f"version_{version}"
     write_yaml(run / "config.yaml", {})
