@@ -219,8 +219,8 @@ def load_backbone(model: nn.Module, path: str) -> None:
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         state = checkpoint_filter_fn(state, model)
-    for key in state.keys() & own.keys():
-        if state[key].shape != own[key].shape:
+    for key in own:  # in their order: a set would name any
+        if key in state and state[key].shape != own[key].shape:
             raise UserError(
                 f"{path} is of another architecture: {key} is {tuple(state[key].shape)} there,"
                 f" {tuple(own[key].shape)} in the backbone"
