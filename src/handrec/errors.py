@@ -39,3 +39,18 @@ def fraction(owner: object, **numbers: float | int) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= 1:
             raise UserError(f"{type(owner).__name__}: {name} must be 0 to 1, not {number:g}")
+
+
+def rising(owner: object, **ranges: tuple[float, float]) -> None:
+    """Raise a UserError that names the first range whose end lies below its start.
+
+    Args:
+        owner: whose arguments they are.
+        ranges: by name, start and end.
+    """
+    for name, (low, high) in ranges.items():
+        if not low <= high:
+            raise UserError(
+                f"{type(owner).__name__}: {name} goes from the lower to the higher number,"
+                f" not from {low:g} to {high:g}"
+            )

@@ -115,6 +115,38 @@ def test_stages_of_s2hand_are_as_long_as_published(name, epochs, batch):
     assert (found["precision"], found["gradient_clip_val"]) == ("32-true", None)
 
 
+def backbone_options(name, scale):
+    """Return a backbone's arguments by the chain of files, a dictionary replaced by the next."""
+    found = {"image_size": 224, "stem": "patch", "options": None}
+    args = experiments.experiment_arguments(name, "synthetic", scale)
+    for arg in args:
+        flag, _, path = arg.partition("=")
+        if flag == "--config":
+            model = experiments.read_yaml(Path(path)).get("model", {}).get("init_args", {})
+            found |= model.get("backbone", {}).get("init_args", {})
+    return {key: found[key] for key in ("name", "image_size", "stem", "options")}
+
+
+@pytest.mark.parametrize("scale", experiments.available("SCALE"))
+def test_what_handmim_pretrains_fits_what_it_fine_tunes(scale):
+    pretrained, tuned = (
+        backbone_options(name, scale) for name in ("handmim_pretrain", "handmim_finetune")
+    )
+    assert pretrained == tuned
+
+
+@pytest.mark.parametrize("scale", ["gpu", "paper"])
+def test_the_rate_of_ibot_is_scaled_with_the_batch(scale):
+    found = {}
+    for arg in experiments.experiment_arguments("handmim_pretrain", "synthetic", scale):
+        flag, _, path = arg.partition("=")
+        if flag == "--config":
+            content = experiments.read_yaml(Path(path))
+            for part in ("model", "data"):
+                found |= content.get(part, {}).get("init_args", {})
+    assert found["lr"] == pytest.approx(5e-4 * found["batch_size"] / 256)
+
+
 def make_run(root, name, version, checkpoints=("last",)):
     run = root / "lightning_logs" / name / f"version_{version}"
     write_yaml(run / "config.yaml", {})

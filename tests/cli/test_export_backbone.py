@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from handrec.cli.main import main
+from handrec.methods.loading import load_method
 
 TINY = {
     "_class_path": "handrec.methods.handmim_pretrain.HandMIMPretrain",
@@ -54,3 +57,30 @@ def test_a_run_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export-backbone"]) == 2
     assert "no run of 'handmim_pretrain'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_run_outlives_what_it_started_from(tmp_path, monkeypatch, capsys):
+    """Evaluated, loaded and gone on with after the export is gone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    options = {"depth": 1, "embed_dim": 48, "num_heads": 3}
+    source = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **options)
+    start = tmp_path / "start.safetensors"
+    save_file(source.state_dict(), start)
+    backbone = "--model.init_args.backbone.init_args"
+    small = [
+        "--exp=handmim_finetune", "--scale=smoke", "--trainer.limit_train_batches=1",
+        "--trainer.limit_val_batches=1", f"{backbone}.checkpoint={start}",
+        f"{backbone}.image_size=32", f"{backbone}.options={options}",
+        "--data.init_args.image_size=32",
+    ]  # fmt: skip
+    assert main(["fit", *small, "--trainer.max_epochs=1"]) == 0
+    start.unlink()
+    assert main(["test", "--run=handmim_finetune", "--trainer.limit_test_batches=1"]) == 0
+    run = Path("lightning_logs/handmim_finetune/version_0")
+    assert load_method(run / "checkpoints" / "last.ckpt").hparams["backbone"]
+    assert main(["fit", *small, "--trainer.max_epochs=2", "--resume=1"]) == 0
+    assert str(start) in (run / "config.yaml").read_text()
+    assert main(["fit", *small]) == 2  # a new training does want it
+    assert "not found" in capsys.readouterr().err

@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from functools import reduce
 from pathlib import Path
 
 import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from handrec.callbacks.safety import ASKED_TO_STOP
-from handrec.cli import sweep, sweep_file
+from handrec.cli import experiments, sweep, sweep_file
+from handrec.cli.experiments import read_yaml
 from handrec.cli.main import main
 from handrec.errors import UserError
 from tests.cli.conftest import REPOSITORY, write_yaml
@@ -46,6 +48,23 @@ def test_a_sweep_file_means_to_us_what_it_means_to_wandb(name):
     sweep = sweep_file.read(sweep_file.find(name))
     for values in ends(sweep):
         assert sweep_file.command_of(sweep, values) == agents_command(sweep, values)
+
+
+@pytest.mark.parametrize("name", [name for name in SWEEPS if name.startswith("handmim")])
+def test_a_sweep_looks_around_the_recipe_of_cpu_scale(name):
+    """What its experiment sets there is among the choices."""
+    args = experiments.experiment_arguments(name, "synthetic", "cpu")
+    paths = [Path(arg.partition("=")[2]) for arg in args if arg.startswith("--config=")]
+    for option, choice in sweep_file.read(sweep_file.find(name)).parameters.items():
+        *parents, last = option.split(".")
+        recipe = None
+        for path in paths:
+            part = reduce(lambda found, key: found.get(key) or {}, parents, read_yaml(path))
+            recipe = part.get(last, recipe)
+        if recipe is not None and "min" in choice:
+            assert choice["min"] <= recipe <= choice["max"], option
+        elif recipe is not None:
+            assert recipe in choice.get("values", [choice.get("value")]), option
 
 
 @pytest.mark.slow
@@ -148,7 +167,7 @@ time.sleep(60)
 #: A sweep of it.
 SWEEPING = """
 import pathlib, sys
-from handrec.cli import sweep, sweep_file
+from handrec.cli import experiments, sweep, sweep_file
 trial = [sys.executable, "-c", pathlib.Path("patient.py").read_text()]
 chosen = sweep_file.Sweep("x", "random", "loss", False, {}, trial, sys.executable, None)
 try:

@@ -39,8 +39,9 @@ def test_golden_values_of_ibot_over_two_steps():
     assert token_term(tokens, 3).item() == pytest.approx(2.2922665439, abs=1e-9)
     assert token_term(tokens, 2).item() == pytest.approx(3.6417, abs=5e-5)
     assert patch_term(patches).item() == pytest.approx(1.2904097169, abs=1e-9)
-    tokens.update(TOKENS.mean(0))
-    patches.update(PATCHES.mean((0, 1)))
+    for middle, mean in ((tokens, TOKENS.mean(0)), (patches, PATCHES.mean((0, 1)))):
+        middle.add(mean)
+        middle.step()
     assert tokens.value.tolist() == pytest.approx(
         [0.0509703380, 0.0581536013, 0.0647558130, 0.0707110060], abs=1e-9
     )
@@ -49,6 +50,39 @@ def test_golden_values_of_ibot_over_two_steps():
     )
     assert token_term(tokens, 3).item() == pytest.approx(2.2970011483, abs=1e-9)
     assert patch_term(patches).item() == pytest.approx(1.2905170142, abs=1e-9)
+
+
+def test_a_centre_moves_by_all_batches_of_a_step():
+    """By one alone to the bit as before; a training that goes on between them loses nothing."""
+    torch.manual_seed(0)
+    means, start = torch.randn(3, 4), torch.randn(4)
+    one, many = distil.Centre(4), distil.Centre(4)
+    for middle in (one, many):
+        middle.value.copy_(start)
+        middle.step()  # nothing was added
+        assert torch.equal(middle.value, start)
+    one.add(means[0])
+    one.step()
+    assert torch.equal(one.value, start.lerp(means[0], 1 - one.momentum))
+    many.add(means[0])
+    many.add(means[1])
+    rest = distil.Centre(4)
+    rest.load_state_dict(many.state_dict())
+    rest.add(means[2])
+    assert torch.equal(rest.value, start)
+    rest.step()
+    torch.testing.assert_close(rest.value, 0.9 * start + 0.1 * means.mean(0))
+    rest.step()
+    torch.testing.assert_close(rest.value, 0.9 * start + 0.1 * means.mean(0))
+
+
+def test_centres_of_older_checkpoints_load():
+    middle = distil.Centre(4)
+    middle.add(torch.ones(4))
+    middle.load_state_dict({"value": torch.full((4,), 2.0)})
+    assert torch.equal(middle.value, torch.full((4,), 2.0))
+    assert not middle.total.any()
+    assert not middle.count
 
 
 def test_golden_value_with_an_image_without_masked_patches():
@@ -103,6 +137,20 @@ def test_sinkhorn_leaves_fillers_out():
 def test_koleo_golden_value():
     tokens = torch.tensor([[1, 0], [0.8, 0.6], [0, 2]])
     assert distil.koleo(tokens).item() == pytest.approx(0.3426, abs=5e-5)
+
+
+def test_koleo_and_reconstruction_keep_full_precision_under_autocast():
+    """Neighbours of nearly equal distance, and targets standardised from halves."""
+    torch.manual_seed(0)
+    tokens = torch.randn(1, 64) + 0.02 * torch.randn(32, 64)
+    predicted, patches, weight = torch.randn(8, 48), torch.rand(8, 48).bfloat16(), torch.ones(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = distil.koleo(tokens)
+        error = distil.reconstruction_loss(predicted, patches, weight, normalise=True)
+    assert torch.equal(found, distil.koleo(tokens))
+    whole = distil.reconstruction_loss(predicted, patches.float(), weight, normalise=True)
+    assert torch.equal(error, whole)
+    assert error.dtype == found.dtype == torch.float32
 
 
 def test_terms_have_the_gradients_of_finite_differences():

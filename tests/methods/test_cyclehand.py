@@ -304,6 +304,15 @@ def test_phase_two_starts_from_phase_one(hand, batch, appearance, tmp_path):
     torch.testing.assert_close(one.vertices, other.vertices)
 
 
+def test_phase_two_goes_on_without_phase_one(hand, appearance):
+    method = tiny_method(hand, appearance, checkpoint="gone.ckpt")
+    method._trainer = SimpleNamespace(strategy=None, datamodule=None)
+    with pytest.raises(UserError, match=r"no checkpoint gone\.ckpt"):
+        method.setup("fit")
+    method._trainer.ckpt_path = "last.ckpt"
+    method.setup("fit")
+
+
 @pytest.mark.parametrize("phase", ["base", "cycle"])
 def test_the_first_phase_wants_labelled_joints(hand, appearance, phase):
     """The second has the cycle to learn from."""

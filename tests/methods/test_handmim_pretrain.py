@@ -4,9 +4,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from handrec.data.views import Colours, Geometry, TwoViews
+from handrec.errors import UserError
 from handrec.losses import distillation as distil
 from handrec.methods.handmim_pretrain import (
     HandMIMPretrain,
@@ -153,6 +156,8 @@ def test_centre_takes_all_patches_and_all_class_tokens(tmp_path):
     pretrain = lone(method(views=TwoViews(geometry=STILL, colours=PLAIN)), tmp_path)
     batch = next(batches(1))
     pretrain.training_step(batch, 0)
+    for centre in (pretrain.token_centre, pretrain.patch_centre):
+        centre.step()
     head = pretrain.teacher.token_head
     images = torch.cat([batch.image, batch.image])
     seen = pretrain.teacher.backbone.encode(images)
@@ -237,10 +242,30 @@ def test_what_a_removed_term_leaves_idle_is_frozen(alignment, absent, tmp_path):
 
 
 def test_teacher_and_schedules_move_once_per_optimizer_step(tmp_path, monkeypatch):
+    """And the centres, by the mean over the batches of a step."""
     pretrain, momenta = method(teacher=Teacher(momentum=0.5)), []
     monkeypatch.setattr(pretrain, "follow", momenta.append)
-    trainer(tmp_path, accumulate_grad_batches=3).fit(pretrain, datamodule=Images())
+    centres = [pretrain.token_centre, pretrain.patch_centre]
+    added, seen = [[], []], [[], []]
+    for i, centre in enumerate(centres):
+        note = lambda mean, i=i, add=centre.add: (added[i].append(mean.clone()), add(mean))  # noqa: E731
+        monkeypatch.setattr(centre, "add", note)
+
+    class After(pl.Callback):
+        def on_train_batch_end(self, *args):
+            for i, centre in enumerate(centres):
+                seen[i].append(centre.value.clone())
+
+    trainer(tmp_path, accumulate_grad_batches=3, callbacks=[After()]).fit(
+        pretrain, datamodule=Images()
+    )
     assert momenta == pytest.approx([0.5, 0.5732233, 0.75, 0.9267767])
+    for means, values in zip(added, seen, strict=True):
+        expected = torch.zeros(16)
+        for i, value in enumerate(values):
+            if i % 3 == 2:
+                expected = 0.9 * expected + 0.1 * torch.stack(means[i - 2 : i + 1]).mean(0)
+            torch.testing.assert_close(value, expected)
 
 
 def test_each_gradient_is_clipped_by_its_own_norm(tmp_path):
@@ -303,6 +328,19 @@ def test_monitors_are_logged(tmp_path):
     assert {f"val/{name}" for name in pretrain.validated} <= set(run.callback_metrics)
 
 
+def test_a_sanity_check_does_not_use_up_the_untrained_network(tmp_path):
+    """What it logs is thrown away."""
+    run = trainer(tmp_path, max_epochs=1)
+    run.num_sanity_val_steps = 2
+    run.fit(method(), datamodule=Images())
+    assert "val/probe_untrained" in run.callback_metrics
+
+
+def test_points_in_a_shared_standardised_head_are_refused():
+    with pytest.raises(UserError, match="shared_head=false"):
+        method(alignment="regress", standardise=True, shared_head=True)
+
+
 def test_masks_do_not_exceed_what_is_gathered():
     for seed in range(20):
         torch.manual_seed(seed)
@@ -331,3 +369,80 @@ def test_masked_patches_are_filled_in_from_the_decoder(normalise):
     around = torch.ones(32, 32, dtype=torch.bool)
     around[8:16, 8:16] = False
     assert torch.equal(filled[:, :, around], batch.image[:, :, around])
+
+
+WITHOUT_FILTERS = Colours(blur=(0.0, 0.0), solarize=(0.0, 0.0))  # kornia draws on the host
+
+
+def test_views_are_whole_under_autocast():
+    image, views = torch.rand(4, 3, 32, 32), TwoViews(local_views=1, local_size=16)
+    seen = []
+    for half in (True, False):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            globals_, locals_ = views.take(image)
+        seen.append([view.image for view in globals_ + locals_])
+    for half, full in zip(*seen, strict=True):
+        assert half.dtype == torch.float32
+        assert torch.equal(half, full)
+
+
+class FromHost(TorchDispatchMode):
+    """Notes what is made of Python's numbers, and what takes tensors of the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if "lift_fresh" in str(func) or any(x.device.type == "cpu" for x in tensors):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_colours_copy_nothing_to_the_device_in_a_step():
+    look, image = TwoViews(colours=WITHOUT_FILTERS).looks[0], torch.rand(4, 3, 8, 8, device="meta")
+    look(image)  # constants go there once
+    with FromHost() as mode:
+        look(image)
+    assert not mode.names
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_views_do_not_make_the_host_wait():
+    views = TwoViews(colours=WITHOUT_FILTERS, local_views=1, local_size=16).cuda()
+    image = torch.rand(4, 3, 32, 32, device="cuda")
+    views.take(image)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        views.take(image)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_only_a_vit_is_pretrained():
+    with pytest.raises(UserError, match=r"needs a ViT of timm's"):
+        HandMIMPretrain(TimmBackbone("resnet10t", 32), TwoViews())
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Geometry(scale=(1.3, 0.8)), "Geometry: scale goes from .*, not from 1.3 to 0.8"),
+        (lambda: Geometry(scale=(0.8, NAN)), "Geometry: greatest_scale must be above 0, not nan"),
+        (lambda: Colours(jitter=(-0.4, 0.4, 0.2, 0.1)), "Colours: jitter of brightness .* -0.4"),
+        (lambda: Colours(jitter=(0.4, 0.4, 0.2, NAN)), "Colours: jitter of hue .* not nan"),
+        (lambda: Colours(jitter_share=1.1), "Colours: jitter_share must be 0 to 1, not 1.1"),
+        (lambda: Colours(grey=-0.1), "Colours: grey must be 0 to 1"),
+        (lambda: Colours(blur=(0.0, 2.0)), "Colours: blur of view 2 must be 0 to 1, not 2"),
+        (lambda: Colours(solarize=(NAN, 0.0)), "Colours: solarize of view 1 must be 0 to 1"),
+    ],
+)
+def test_views_that_make_no_sense_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
+        build()

@@ -373,6 +373,16 @@ def test_a_video_run_starts_from_a_whole_checkpoint(hand, tmp_path):
         assert torch.equal(target.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("kind", [S2HAND, S2HANDVideo])
+def test_a_training_that_goes_on_does_not_want_its_start(kind, hand):
+    name = "checkpoint" if kind is S2HANDVideo else "shape_checkpoint"
+    method = method_of(hand, kind, **{name: "gone.ckpt"})
+    with pytest.raises(UserError, match=r"no checkpoint gone\.ckpt"):
+        at_setup(method, clip=Clip())
+    method._trainer.ckpt_path = "last.ckpt"
+    method.setup("fit")
+
+
 def test_clip_losses_do_not_see_single_pictures(hand, batch):
     method = method_of(hand, S2HANDVideo).eval()
     assert batch.sequence.unique_consecutive(return_counts=True)[1].tolist() == [1, 1, 1, 1, 4]

@@ -1,3 +1,7 @@
+import argparse
+import pathlib
+import pickle
+
 import pytest
 import timm
 import torch
@@ -5,6 +9,7 @@ from safetensors.torch import save_file
 
 from handrec.errors import UserError
 from handrec.models.backbones import TimmBackbone
+from handrec.models.weights import replaced_weights
 
 TINY = {"name": "vit_tiny_patch16_224", "options": {"depth": 1}}
 
@@ -98,6 +103,14 @@ def test_mistakes_are_named(arguments, message):
         TimmBackbone(image_size=112, **arguments)
 
 
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_images_that_patches_do_not_tile_are_refused(stem):
+    """A conv stem would leave the last pixels out."""
+    backbone = TimmBackbone(image_size=96, stem=stem, **TINY)
+    with pytest.raises(UserError, match="16 px do not tile images of 100 x 96 px: give data"):
+        backbone.encode(torch.rand(1, 3, 96, 100))
+
+
 def test_image_size_that_patches_do_not_tile_is_refused():
     with pytest.raises(UserError, match="image_size 65 is no multiple"):
         TimmBackbone(image_size=65, **TINY)
@@ -107,6 +120,72 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
     save_file({"nothing.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"does not fit the backbone: \d+ parameters missing"):
         TimmBackbone("resnet18", checkpoint=str(tmp_path / "other.safetensors"))
+
+
+def test_a_checkpoint_of_another_width_names_both_shapes(tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=96)
+    save_file(source.state_dict(), tmp_path / "narrow.safetensors")
+    said = r"another architecture: cls_token is \(1, 1, 96\) there, \(1, 1, 192\) in the backbone"
+    with pytest.raises(UserError, match=said):
+        TimmBackbone(checkpoint=str(tmp_path / "narrow.safetensors"), **TINY)
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps({"a": 1}, protocol=2))
+
+
+def cut(path):
+    """Write half of a file."""
+    state = {"weight": torch.zeros(64)}
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.safetensors", cut, r"cannot read .* \(SafetensorError: .*damaged, cut short"),
+        ("a.pth", cut, "cannot read .*: damaged, cut short"),
+        ("a.pth", lambda path: path.touch(), r"cannot read .* \(EOFError: .*damaged, cut short"),
+        ("a.pth", lambda path: path.write_text("weights"), "cannot read .*damaged, cut short"),
+        ("a.pth", pickled, "cannot read .*damaged, cut short"),
+        ("a.pth", lambda path: torch.save([torch.zeros(1)], path), "holds a list: save the net"),
+        ("a.pth", lambda path: torch.save({"epoch": 3}, path), r"more than weights \(epoch\)"),
+        (
+            "a.pth",
+            lambda path: torch.save({"model": {}, "where": pathlib.PurePosixPath("x")}, path),
+            r"holds more than weights \(pathlib.PurePosixPath\), .*extract its state dict",
+        ),
+    ],
+)
+def test_files_that_hold_no_weights_are_one_line(name, write, message, tmp_path):
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=message) as caught:
+        TimmBackbone(checkpoint=str(tmp_path / name), **TINY)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_files_of_dino_and_ibot_give_the_teachers_backbone(tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0).state_dict()
+    teacher = {f"backbone.{key}": value for key, value in source.items()}
+    student = {f"module.backbone.{key}": value + 1 for key, value in source.items()}
+    student["module.backbone.masked_embed"] = torch.zeros(1, 192)
+    for branch in (teacher, student):
+        branch[f"{'module.' if branch is student else ''}head.mlp.0.weight"] = torch.zeros(8, 192)
+    options = {"args": argparse.Namespace(arch="vit_tiny"), "epoch": 3}
+    torch.save({"student": student, "teacher": teacher, **options}, tmp_path / "both.pth")
+    torch.save({"student": student, **options}, tmp_path / "student.pth")
+    for name, more in (("both", 0), ("student", 1)):
+        backbone = TimmBackbone(checkpoint=str(tmp_path / f"{name}.pth"), **TINY)
+        for key, value in backbone.model.state_dict().items():
+            torch.testing.assert_close(value, source[key] + more)
+
+
+def test_weights_that_are_replaced_need_not_be_there():
+    with replaced_weights():
+        TimmBackbone(checkpoint="gone.safetensors", **TINY)
+    with pytest.raises(UserError, match="not found"):
+        TimmBackbone(checkpoint="gone.safetensors", **TINY)
 
 
 def test_the_class_tokens_attention_is_what_timm_computes():

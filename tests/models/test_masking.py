@@ -3,7 +3,13 @@ import torch
 
 from handrec.errors import UserError
 from handrec.models.backbones import TimmBackbone
-from handrec.models.masking import block_masks, encode_masked, masked_counts, random_masks
+from handrec.models.masking import (
+    Masking,
+    block_masks,
+    encode_masked,
+    masked_counts,
+    random_masks,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +94,13 @@ def test_only_vits_can_be_masked():
             torch.zeros(1, 4),
             torch.zeros(8),
         )
+
+
+def test_images_that_patches_do_not_tile_cannot_be_masked(backbone):
+    with pytest.raises(UserError, match="16 px do not tile images of 100 x 100 px"):
+        encode_masked(backbone, torch.rand(1, 3, 100, 100), torch.zeros(1, 36), torch.zeros(192))
+
+
+def test_ratios_go_from_the_lower_to_the_higher():
+    with pytest.raises(UserError, match=r"Masking: ratio goes from .*, not from 0\.5 to 0\.1"):
+        Masking(ratio=(0.5, 0.1))

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,7 @@ from handrec.errors import UserError
 from handrec.methods.base import Method
 from handrec.methods.loading import class_path_of, read_checkpoint
 from handrec.models.compiling import check_compiler
+from handrec.models.weights import replaced_weights
 
 #: Which checkpoint a run keeps beside `last.ckpt` (`callbacks.safety`): `best.ckpt` by this metric.
 #: `checkpoint:` in a configuration, or `--checkpoint.monitor=...`, changes it.
@@ -210,8 +212,13 @@ class HandCLI(LightningCLI):
         if self.subcommand == "fit":
             resumed = runs.run_of(Path(path)) if self.chosen.resume else None
             choose_starts(self.chosen.model.init_args, self.chosen.scale, resumed)
-        if path and path not in CHECKPOINT_KEYWORDS and "://" not in str(path):
+        if names_checkpoint(path) and "://" not in str(path):
             check_checkpoint(Path(path), self.chosen.model.class_path)
+
+    def instantiate_classes(self) -> None:
+        """Build everything; what a checkpoint replaces is not read from where it once started."""
+        with replaced_weights() if names_checkpoint(self.chosen.ckpt_path) else nullcontext():
+            super().instantiate_classes()
 
     def before_fit(self) -> None:
         """Find what would end a training after its data are drawn, or after an epoch."""
@@ -266,6 +273,11 @@ class HandCLI(LightningCLI):
 def _listed(value: Any) -> list[Any]:
     """Return what may be one, several or none as a list."""
     return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
+def names_checkpoint(path: object) -> bool:
+    """Return whether weights are loaded; with Lightning's keywords there may be none to load."""
+    return bool(path) and path not in CHECKPOINT_KEYWORDS
 
 
 def check_checkpoint(path: Path, class_path: str) -> None:

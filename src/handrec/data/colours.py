@@ -8,6 +8,7 @@ it to 8-bit pictures as they read them (:meth:`Changes.of_pictures`), devices to
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import cv2
@@ -19,6 +20,23 @@ from torch import Tensor
 
 #: RGB to luma and two chroma axes in which hue is an angle (NTSC's YIQ).
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " n"]:
+    """Return numbers as a tensor, copied to each device once: a copy makes the host wait.
+
+    Do not change it in place.
+    """
+    with torch.inference_mode(False):  # or a training could not use what a validation made
+        return torch.tensor(values, device=device)
+
+
+@cache
+def _hue_axes(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ``_YIQ`` and its inverse on a device, see :func:`constant`."""
+    with torch.inference_mode(False):
+        return _YIQ.to(device), torch.linalg.inv(_YIQ).to(device)
 
 
 class Changes(NamedTuple):
@@ -52,7 +70,7 @@ class Changes(NamedTuple):
         """Return a batch changed, on its device, in [0, 1]."""
         device, number = image.device, image[0].numel()
         matrix, lift, noisy = (x.to(device) for x in (self.matrix, self.lift, self.noisy))
-        luma = image.mean((2, 3)) @ _YIQ[0].to(device)
+        luma = image.mean((2, 3)) @ _hue_axes(device)[0][0]
         pixels = torch.baddbmm((lift * luma)[:, None, None], matrix, image.flatten(2))
         changed = _blurred(pixels.view_as(image), self.blur)
         if len(self.strip):
@@ -134,7 +152,8 @@ def colour_map(
     one, zero = torch.ones_like(cos), torch.zeros_like(cos)
     rows = [one, zero, zero, zero, cos, -sin, zero, sin, cos]
     chroma = torch.stack(rows, dim=1).view(-1, 3, 3)
-    matrix = torch.linalg.inv(_YIQ).to(chroma) @ chroma @ _YIQ.to(chroma)
+    axes, back = (each.to(chroma) for each in _hue_axes(chroma.device))
+    matrix = back @ chroma @ axes
     return (brightness * contrast)[:, None, None] * matrix, brightness * (1 - contrast)
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from handrec.data.colours import colour_map
-from handrec.errors import not_negative, positive
+from handrec.data.colours import colour_map, constant
+from handrec.errors import fraction, not_negative, positive, rising
 
 #: How bright the eye finds red, green and blue (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
@@ -45,7 +45,9 @@ class Geometry:
     shift: float = 0.12
 
     def __post_init__(self) -> None:
-        positive(self, scale=min(self.scale))
+        low, high = self.scale
+        positive(self, smallest_scale=low, greatest_scale=high)
+        rising(self, scale=self.scale)
         not_negative(self, rotation=self.rotation, shift=self.shift)
 
 
@@ -66,6 +68,13 @@ class Colours:
     grey: float = 0.2
     blur: tuple[float, float] = (1.0, 0.1)
     solarize: tuple[float, float] = (0.0, 0.2)
+
+    def __post_init__(self) -> None:
+        names = ("brightness", "contrast", "saturation", "hue")
+        fraction(self, **{f"jitter of {n}": v for n, v in zip(names, self.jitter, strict=True)})
+        fraction(self, jitter_share=self.jitter_share, grey=self.grey)
+        for name, shares in (("blur", self.blur), ("solarize", self.solarize)):
+            fraction(self, **{f"{name} of view {i + 1}": share for i, share in enumerate(shares)})
 
 
 class TwoViews(nn.Module):
@@ -102,13 +111,15 @@ class TwoViews(nn.Module):
 
     @torch.no_grad()
     def take(self, image: Float[Tensor, "b 3 h w"]) -> tuple[list[View], list[View]]:
-        """Return the two global views and the local ones."""
+        """Return the two global views and the local ones, in full precision under autocast."""
         size = self.size or image.shape[-1]
-        views = [self._view(image, size, self.geometry, look) for look in self.looks]
-        local = [
-            self._view(image, self.local_size, self.local_geometry, self.looks[1])
-            for _ in range(self.local_views)
-        ]
+        with torch.autocast(image.device.type, enabled=False):
+            image = image.float()
+            views = [self._view(image, size, self.geometry, look) for look in self.looks]
+            local = [
+                self._view(image, self.local_size, self.local_geometry, self.looks[1])
+                for _ in range(self.local_views)
+            ]
         return views, local
 
     def _view(self, image: Tensor, size: int, geometry: Geometry, look: nn.Module) -> View:
@@ -152,7 +163,7 @@ def sample_colours(
 ) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, " b"]]:
     """Return random changes of brightness, contrast, saturation and hue, see :func:`colour_map`."""
     draw = torch.rand(6, count, generator=generator, device=device)
-    reach = torch.tensor(colours.jitter, device=device)[:, None]
+    reach = constant(tuple(colours.jitter), device)[:, None]
     change = (2 * draw[:4] - 1) * reach * (draw[4] < colours.jitter_share)
     brightness, contrast, saturation = 1 + change[:3]
     return colour_map(brightness, contrast, saturation * (draw[5] >= colours.grey), change[3])
@@ -162,7 +173,7 @@ def recolour(
     image: Float[Tensor, "b 3 h w"], matrix: Float[Tensor, "b 3 3"], lift: Float[Tensor, " b"]
 ) -> Float[Tensor, "b 3 h w"]:
     """Return pictures changed by what :func:`colour_map` returned; the range is not clipped."""
-    luma = image.mean((2, 3)) @ image.new_tensor(_LUMA)
+    luma = image.mean((2, 3)) @ constant(_LUMA, image.device).to(image)
     return torch.baddbmm((lift * luma)[:, None, None], matrix, image.flatten(2)).view_as(image)
 
 

@@ -5,12 +5,14 @@ gradient. Everything is float32. Pure functions; :class:`Centre` owns the runnin
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from handrec.losses.precision import full_precision
 from handrec.losses.processes import gathered, over_processes, per_process
 
 _EPS = 1e-8
@@ -20,7 +22,8 @@ class Centre(nn.Module):
     """The running mean of the teacher's logits, subtracted against collapse onto one prototype.
 
     ``c <- m c + (1 - m) mean``, after the loss, once per optimizer step; the mean is over all
-    processes.
+    processes, and over the batches of a step. Buffers hold what is added until then: a training
+    that goes on amid a step loses nothing.
 
     Args:
         prototypes: number of logits.
@@ -28,16 +31,39 @@ class Centre(nn.Module):
     """
 
     value: Float[Tensor, " k"]
+    total: Float[Tensor, " k"]
+    count: Float[Tensor, ""]
 
     def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
         super().__init__()
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(prototypes))
+        self.register_buffer("total", torch.zeros(prototypes))
+        self.register_buffer("count", torch.zeros(()))
+        self._waiting = False
 
     @torch.no_grad()
-    def update(self, mean: Float[Tensor, " k"]) -> None:
-        """Take in the mean of a step's logits."""
-        self.value.lerp_(per_process(mean.to(self.value)), 1 - self.momentum)
+    def add(self, mean: Float[Tensor, " k"]) -> None:
+        """Take in the mean of a batch's logits, which :meth:`step` is to count."""
+        self.total += per_process(mean.to(self.value))
+        self.count += 1
+        self._waiting = True
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move by the mean of what was added, if anything was."""
+        if not self._waiting:
+            return
+        self.value.lerp_(self.total / self.count, 1 - self.momentum)
+        self.total.zero_()
+        self.count.zero_()
+        self._waiting = False
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take checkpoints of a time when every batch moved the centre, too."""
+        for name in ("total", "count"):
+            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def teacher_targets(
@@ -138,12 +164,13 @@ def patch_weights(mask: Float[Tensor, "i n"]) -> Float[Tensor, "i n"]:
     return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
 
 
+@full_precision
 def koleo(tokens: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
     """Return ``-mean log(distance to the nearest other + 1e-8)`` of unit vectors (DINOv2).
 
     The others are those of all processes.
     """
-    tokens = gathered(F.normalize(tokens.float(), dim=-1))
+    tokens = gathered(F.normalize(tokens, dim=-1))
     with torch.no_grad():
         similarity = tokens @ tokens.T
         nearest = similarity.fill_diagonal_(-2).argmax(1)
@@ -151,6 +178,7 @@ def koleo(tokens: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
     return -(distance + _EPS).log().mean()
 
 
+@full_precision
 def reconstruction_loss(
     predicted: Float[Tensor, "n d"],
     patches: Float[Tensor, "n d"],
@@ -168,8 +196,8 @@ def reconstruction_loss(
     if normalise:
         mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
         patches = (patches - mean) / (variance + 1e-6).sqrt()
-    chosen = (weight > 0).float()
-    error = (predicted.float() - patches.float()).abs().mean(-1)
+    chosen = (weight > 0).to(predicted)
+    error = (predicted - patches).abs().mean(-1)
     return (error * chosen).sum() / per_process(chosen.sum()).clamp(min=_EPS)
 
 

@@ -38,6 +38,14 @@ class Method(pl.LightningModule, ABC):
         super().__init__()
         self.watch = Watch()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a checkpoint is loaded: what a training starts from is then not read again.
+
+        It may be gone.
+        """
+        return getattr(self.trainer, "ckpt_path", None) is not None
+
     def setup(self, stage: str) -> None:
         """Refuse endless trainings; have several processes learn what one would."""
         ends = (getattr(self.trainer, name, None) for name in ("max_epochs", "max_steps"))

@@ -167,11 +167,11 @@ class CycleHand(HandMethod):
             self.sampler = PoseSampler(hand) if flow.hands == "sampled" else None
 
     def setup(self, stage: str) -> None:
-        """Start from phase 1; a training that goes on brings its own weights later."""
+        """Start from phase 1; a training that goes on brings its own weights."""
         super().setup(stage)
         if stage == "fit" and self.phase == "base":
             want_keypoints(getattr(self.trainer, "datamodule", None), "CycleHand's first phase")
-        if stage == "fit" and self.checkpoint is not None:
+        if stage == "fit" and self.checkpoint is not None and not self.goes_on:
             self.load_base(Path(self.checkpoint))
 
     def load_base(self, path: Path) -> None:

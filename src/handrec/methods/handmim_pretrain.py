@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from handrec.data.views import TwoViews, View
-from handrec.errors import fraction, not_negative, positive
+from handrec.errors import UserError, fraction, not_negative, positive
 from handrec.losses import distillation as distil
 from handrec.losses.hand import total
 from handrec.methods.base import Method
@@ -35,6 +35,7 @@ from handrec.models.masking import (
     draw_masks,
     encode_masked,
     patchify,
+    want_vit,
 )
 from handrec.models.prototypes import Branch, PrototypeHead, align
 from handrec.types import HandBatch
@@ -143,6 +144,11 @@ class HandMIMPretrain(Method):
         positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
         not_negative(self, weight_decay=min(weight_decay), freeze_prototypes=freeze_prototypes)
         fraction(self, warmup=warmup)
+        if standardise and alignment == "regress" and shared_head:
+            raise UserError(
+                "alignment=regress compares points that must not be standardised: with"
+                " standardise=true give patches a head of their own, shared_head=false"
+            )
         self.save_hyperparameters()
         self.views, self.weights = views, weights
         self.alignment, self.scale_shift = alignment, scale_shift
@@ -151,7 +157,7 @@ class HandMIMPretrain(Method):
         self.student = Branch(backbone, prototypes, hidden, shared_head, standardised)
         self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         self.mask_token = nn.Parameter(torch.zeros(backbone.channels))
-        self.patch = backbone.model.patch_embed.patch_size[0]
+        self.patch = want_vit(backbone).patch
         self.decoder = nn.Linear(backbone.channels, 3 * self.patch**2)
         self.normalise_pixels = normalise_pixels
         self.token_centre = distil.Centre(prototypes)
@@ -251,7 +257,7 @@ class HandMIMPretrain(Method):
         scores = self.teacher.token_head.score(target)
         targets = self._targets(scores, self.token_centre, None)
         logits = self.student.token_head.score(points)
-        self.token_centre.update(scores.mean(0))
+        self.token_centre.add(scores.mean(0))
         if self._logs():
             figures["token_entropy"] = distil.entropy(targets)
             figures["token_divergence"] = distil.divergence_from_uniform(targets)
@@ -284,7 +290,7 @@ class HandMIMPretrain(Method):
                 chosen = embedded[masks.rows]
             targets = self._targets(head.score(chosen), self.patch_centre, masks.weight)
             if not sinkhorn:
-                self.patch_centre.update(head.mean_score(embedded))
+                self.patch_centre.add(head.mean_score(embedded))
         head = self.student.patch_head
         logits = head.score(head.embed(_tokens(guessed)[masks.rows]))
         if self._logs():
@@ -341,7 +347,7 @@ class HandMIMPretrain(Method):
         torch._foreach_mul_(grads, factors)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Set rate and decay, step, and let the teacher follow: once per optimizer step."""
+        """Set rate and decay, step, and let teacher and centres follow: once per optimizer step."""
         step, steps = self.global_step, int(self.trainer.estimated_stepping_batches)
         optimizer = args[2] if len(args) > 2 else kwargs["optimizer"]
         warmup = round(self.warmup * steps)
@@ -352,6 +358,8 @@ class HandMIMPretrain(Method):
             group["weight_decay"] = decay * group["decays"]
         super().optimizer_step(*args, **kwargs)
         self.follow(cosine(step, steps, self.recipe.momentum, 1.0))
+        self.token_centre.step()
+        self.patch_centre.step()
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
@@ -397,7 +405,8 @@ class HandMIMPretrain(Method):
         for name, error in self.probe.compute().items():
             self.log(f"val/{name}", error, prog_bar=name == "probe", sync_dist=True)
         self.probe.reset()
-        self._untrained.clear()
+        if not self.trainer.sanity_checking:  # whose figures are not logged
+            self._untrained.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember whether the untrained network has been probed."""

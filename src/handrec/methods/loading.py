@@ -11,6 +11,7 @@ import torch
 
 from handrec.errors import UserError
 from handrec.methods.base import Method
+from handrec.models.weights import replaced_weights
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def load_method(path: str | Path) -> Method:
         raise UserError(f"{path} does not say which method wrote it")
     module, _, name = class_path.rpartition(".")
     method: type[Method] = getattr(import_module(module), name)
-    with warnings.catch_warnings():  # hyperparameters that are modules are meant to be kept
+    with replaced_weights(), warnings.catch_warnings():
+        # Hyperparameters that are modules are meant to be kept.
         warnings.filterwarnings("ignore", message="(?s)Attribute .* is an instance of .nn.Module.")
         return method.load_from_checkpoint(path, map_location="cpu", weights_only=True)

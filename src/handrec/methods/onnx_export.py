@@ -131,7 +131,7 @@ def _try(network: Reconstructor, image_size: int) -> None:
     try:
         with torch.no_grad():
             network(*example(1, image_size))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+    except (UserError, RuntimeError, ValueError, AssertionError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"{type(network.method).__name__} takes no crops of {image_size} x {image_size} pixels"

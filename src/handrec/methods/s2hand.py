@@ -193,12 +193,12 @@ class S2HAND(HandMethod):
         ]
 
     def setup(self, stage: str) -> None:
-        """Start from other runs' checkpoints; a resumed training then reads its own over them."""
+        """Start from other runs' checkpoints; a resumed training reads its own alone."""
         super().setup(stage)
         if stage == "fit":
             self.check_data(getattr(self.trainer, "datamodule", None))
             for path, prefixes in self.starts:
-                if path is not None:
+                if path is not None and not self.goes_on:
                     load_parts(self, Path(path), prefixes)
 
     def check_data(self, data: Any) -> None:

@@ -3,19 +3,18 @@
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from handrec.errors import UserError, fraction, not_negative
 from handrec.models.base import Backbone, Features
+from handrec.models.weights import are_replaced, read_weights
 
 
 class ConvStem(PatchEmbed):  # type: ignore[misc]
@@ -69,6 +68,7 @@ class TimmBackbone(Backbone):
         image_size: side of the crops in pixels; sets a ViT's position embedding, which is
             interpolated for crops of another size.
         checkpoint: local weights in timm's naming (``.safetensors``, ``.pth``); None is random.
+            Not read where a trained method's own weights are loaded, see ``models.weights``.
         drop_path: stochastic depth rate.
         stem: of a ViT: ``patch`` as published, or ``conv``, see :class:`ConvStem`.
         options: further arguments of the timm model (``depth``, ``embed_dim``, ...).
@@ -96,10 +96,10 @@ class TimmBackbone(Backbone):
         elif stem == "conv":
             raise UserError(f"stem: conv is for ViTs, and {name} is none")
         self.model = timm.create_model(name, num_classes=0, **arguments)
-        patch = self.model.patch_embed.patch_size[0] if is_vit(name) else 1
-        if image_size < 1 or image_size % patch:
+        self.patch = int(self.model.patch_embed.patch_size[0]) if is_vit(name) else 1
+        if image_size < 1 or image_size % self.patch:
             raise UserError(
-                f"image_size {image_size} is no multiple of {name}'s patch size {patch}"
+                f"image_size {image_size} is no multiple of {name}'s patch size {self.patch}"
             )
         self.channels = int(self.model.num_features)
         if stem == "conv":
@@ -113,7 +113,7 @@ class TimmBackbone(Backbone):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), False)
         self.mean: Tensor
         self.std: Tensor
-        if checkpoint is not None:
+        if checkpoint is not None and not are_replaced():
             load_backbone(self.model, checkpoint)
 
     def networks(self) -> Iterable[nn.Module]:
@@ -128,11 +128,22 @@ class TimmBackbone(Backbone):
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Features:
         """Return the features of RGB images in [0, 1]."""
+        self.check_tiling(image)
         normalised = (image - self.mean) / self.std
         if not self.fine_levels:
             return self.as_features(self.model.forward_features(normalised), image)
         grid, maps = self.model.forward_intermediates(normalised)
         return Features(grid, grid.mean((2, 3)), tuple(maps[-2 : -2 - self.fine_levels : -1]))
+
+    def check_tiling(self, image: Float[Tensor, "b 3 h w"]) -> None:
+        """Refuse images that the patches of a ViT do not tile."""
+        height, width = image.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise UserError(
+                f"the backbone's patches of {self.patch} px do not tile images of {width} x"
+                f" {height} px: give data.image_size (of a pre-training, views.size and"
+                f" views.local_size, too) as a multiple of {self.patch}"
+            )
 
     def class_attention(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b y x"] | None:
         """Return where a ViT's class token looks in the last block, a mean over the heads.
@@ -193,31 +204,23 @@ def is_vit(name: str) -> bool:
     return bool(timm.model_entrypoint(name).__module__ == VisionTransformer.__module__)
 
 
-#: What timm's models call their classifiers.
-_CLASSIFIERS = ("head.", "head_dist.", "fc.", "classifier.")
+#: What timm's models call their classifiers, and iBOT and DINOv2 what stands for masked patches.
+_LEFT_OUT = ("head.", "head_dist.", "fc.", "classifier.", "masked_embed", "mask_token")
 
 
 def load_backbone(model: nn.Module, path: str) -> None:
-    """Load local weights in timm's naming; a classifier head in the file is left out.
+    """Load local weights in timm's naming; a classifier or mask token in the file is left out.
 
     Position embeddings and patches are resized to the model by timm's own filter.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"backbone checkpoint not found: {path}")
-    if file.suffix == ".safetensors":
-        state = load_file(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state.get("model", state))
-    own = model.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not k.startswith(_CLASSIFIERS)}
+    own, found = model.state_dict(), read_weights(path)
+    state = {k: v for k, v in found.items() if k in own or not k.startswith(_LEFT_OUT)}
     if isinstance(model, VisionTransformer):
         from timm.models.vision_transformer import checkpoint_filter_fn
 
         state = checkpoint_filter_fn(state, model)
-    for key in state.keys() & own.keys():
-        if state[key].shape != own[key].shape:
+    for key in own:  # in their order: a set would name any
+        if key in state and state[key].shape != own[key].shape:
             raise UserError(
                 f"{path} is of another architecture: {key} is {tuple(state[key].shape)} there,"
                 f" {tuple(own[key].shape)} in the backbone"

@@ -101,14 +101,18 @@ class DomainTie(nn.Module):
         logits = self.prototypes.score(self.prototypes.embed(features))
         student, teacher = (x.unflatten(0, (2, -1)) for x in (logits, targets))
         term = domain_consistency(student, teacher, self.centre.value)
-        self.centre.update(targets.mean(0))
+        self.centre.add(targets.mean(0))
         return term
 
     @torch.no_grad()
     def follow(self, backbone: Backbone, momentum: float | None = None) -> None:
-        """Move the teacher towards the student: ``t <- m t + (1 - m) s``; statistics are copied."""
+        """Move the teacher towards the student: ``t <- m t + (1 - m) s``; statistics are copied.
+
+        The centre moves by the batches since it last did.
+        """
         if self.prototypes is None:
             return
+        self.centre.step()
         momentum = self.options.momentum if momentum is None else momentum
         student = nn.ModuleList([backbone, self.prototypes])
         teacher = nn.ModuleList([self.teacher, self.teacher_prototypes])

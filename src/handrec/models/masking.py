@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from handrec.errors import UserError, fraction
+from handrec.errors import UserError, fraction, rising
 from handrec.losses.distillation import gather_masked, patch_weights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Backbone, Features
@@ -35,6 +35,7 @@ class Masking:
 
     def __post_init__(self) -> None:
         fraction(self, share=self.share, lowest_ratio=self.ratio[0], highest_ratio=self.ratio[1])
+        rising(self, ratio=self.ratio)
 
 
 IBOT_MASKING = Masking()
@@ -144,6 +145,13 @@ def random_masks(
     return (order.argsort(1).argsort(1) < targets[:, None]).float()
 
 
+def want_vit(backbone: Backbone) -> TimmBackbone:
+    """Return a backbone whose patches can be masked, or raise a UserError."""
+    if isinstance(backbone, TimmBackbone) and isinstance(backbone.model, VisionTransformer):
+        return backbone
+    raise UserError("masked image modelling needs a ViT of timm's, such as vit_small_patch16_224")
+
+
 def encode_masked(
     backbone: Backbone,
     image: Float[Tensor, "b 3 h w"],
@@ -161,20 +169,18 @@ def encode_masked(
         mask: 1 where a patch is masked, row by row; all 0 gives what ``encode`` does.
         token: stands for a masked patch.
     """
-    if not (isinstance(backbone, TimmBackbone) and isinstance(backbone.model, VisionTransformer)):
-        raise UserError(
-            "masked image modelling needs a ViT of timm's, such as vit_small_patch16_224"
-        )
-    model, normalised = backbone.model, (image - backbone.mean) / backbone.std
+    network = want_vit(backbone)
+    network.check_tiling(image)
+    model, normalised = network.model, (image - network.mean) / network.std
     rows, columns = model.patch_embed.dynamic_feat_size(image.shape[-2:])
     hidden = mask.bool().view(-1, rows, columns, 1)
-    if backbone.fine_channels:
+    if network.fine_channels:
         shown = 1 - mask.view(-1, 1, rows, columns)
         normalised = normalised * F.interpolate(shown, image.shape[-2:])
     x = model.patch_embed(normalised)
     x = torch.where(hidden, token.to(x), x)
     x = model.norm(model.blocks(model.norm_pre(model.patch_drop(model._pos_embed(x)))))
-    return backbone.as_features(x, image)
+    return network.as_features(x, image)
 
 
 def patchify(images: Float[Tensor, "v 3 h w"], side: int) -> Float[Tensor, "n d"]:
