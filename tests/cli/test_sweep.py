@@ -50,7 +50,7 @@ def test_a_sweep_file_means_to_us_what_it_means_to_wandb(name):
         assert sweep_file.command_of(sweep, values) == agents_command(sweep, values)
 
 
-@pytest.mark.parametrize("name", [name for name in SWEEPS if name.startswith("handmim")])
+@pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_looks_around_the_recipe_of_cpu_scale(name):
     """What its experiment sets there is among the choices."""
     args = experiments.experiment_arguments(name, "synthetic", "cpu")

@@ -98,14 +98,16 @@ def articulation(joints: Float[Tensor, "n j 3"]) -> Float[Tensor, "n j 3"]:
     centred = joints - joints.mean(1, keepdim=True)
     size = torch.linalg.matrix_norm(centred)[:, None, None].clamp(min=1e-9)
     onto_first = _turned(centred / size, (centred / size)[:1])
-    return _turned(centred / size, onto_first.mean(0, keepdim=True)) * size.mean(0)
+    turned: Tensor = _turned(centred / size, onto_first.mean(0, keepdim=True)) * size.mean(0)
+    return turned
 
 
 def _turned(unit: Float[Tensor, "n j 3"], onto: Float[Tensor, "m j 3"]) -> Float[Tensor, "n j 3"]:
     """Return centred points of unit norm, turned onto others."""
     aligned = align(unit, onto.expand_as(unit), reflection=False)
     aligned = aligned - aligned.mean(1, keepdim=True)
-    return aligned / torch.linalg.matrix_norm(aligned)[:, None, None].clamp(min=1e-9)
+    alike: Tensor = aligned / torch.linalg.matrix_norm(aligned)[:, None, None].clamp(min=1e-9)
+    return alike
 
 
 def linear_error(
