@@ -17,6 +17,7 @@ from torch._dynamo.utils import counters
 
 from handrec.callbacks.safety import WholeCheckpoints
 from handrec.cli import loggers, resume
+from handrec.cli.command_line import CONFIG_KEY
 from handrec.cli.main import main
 from handrec.data.layouts import write_ho3d
 from handrec.hand.openhand import OpenHand
@@ -164,6 +165,8 @@ def assert_resumed(name, command, *last):
         with pytest.raises(RuntimeError, match="killed"):
             main([*command, "--resume=1", *stops, f"--trainer.callbacks.step={step}"])
     assert main([*command, "--resume=1", *last]) == 0
+    if last:  # the configuration says so
+        whole[CONFIG_KEY] = checkpoint(name)[CONFIG_KEY]
     assert [path.name for path in Path("lightning_logs", name).iterdir()] == ["version_0"]
     assert list(differences(whole, checkpoint(name))) == []
 

@@ -27,13 +27,15 @@ PLAIN = Colours(jitter_share=0.0, grey=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0)
 def batches(count, size=4, side=32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     empty = torch.zeros(size)
-    for _ in range(count):
+    for number in range(count):
         image = torch.rand(size, 3, side, side, generator=generator)
         blank = HandBatch(*[empty] * len(HandBatch._fields))
         yield blank._replace(
             image=image,
             keypoints_2d=side * torch.rand(size, 21, 2, generator=generator),
             confidence=torch.ones(size, 21),
+            joints_3d=torch.zeros(size, 21, 3),
+            sequence=number * size + torch.arange(size),
         )
 
 
@@ -135,7 +137,7 @@ def test_a_batch_without_masked_patches_trains(tmp_path):
 def test_no_label_is_read_in_training(tmp_path):
     pretrain = lone(method(), tmp_path)
     batch = next(batches(1))
-    nan = HandBatch(*(torch.full_like(field, float("nan")) for field in batch))
+    nan = HandBatch(*(torch.full_like(field.float(), float("nan")) for field in batch))
     torch.manual_seed(3)
     loss = pretrain.training_step(nan._replace(image=batch.image), 0)
     torch.manual_seed(3)
