@@ -57,6 +57,15 @@ def test_the_background_stays_where_there_is_no_hand_and_skin_leaves_the_mask(ap
     torch.testing.assert_close(*behind, atol=2e-3, rtol=0)  # lenses round, in transforms
 
 
+def test_a_glove_stays_one_where_its_tone_is_kept_and_is_a_skin_otherwise(appearance, stage):
+    green = torch.tensor([0.1, 0.6, 0.1]).view(1, 3, 1, 1).expand(3, 3, 32, 32)
+    for tone in (0.0, 1.0):
+        shares = Shares(texture=1.0, tone=tone, swap=0.0, background=0.0)
+        picture = draw(appearance, stage, green, green, shares)
+        red, other, _ = (picture.image * picture.mask).mean((0, 2, 3))
+        assert (other > red) == bool(tone)
+
+
 def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):
     black = torch.zeros(3, 3, 32, 32)
     none = Shares(texture=0.0, swap=0.0, background=0.0)

@@ -40,14 +40,16 @@ class Shares:
     """What of a hand is kept when it is drawn anew.
 
     Attributes:
-        texture: share of the hands drawn in their own texture, in another tone; others get a skin
-            of the appearance.
+        texture: share of the hands drawn in their own texture; others get a skin of the appearance.
+        tone: share of those whose texture keeps its tone, too: a glove's, or what coloured light
+            made of skin; others are shifted to the tone of a skin of the appearance.
         swap: share of those whose texture is another's of the batch.
         background: share drawn before their own picture, without the hand that was in it; others
             get a background of the appearance.
     """
 
     texture: float = 0.5
+    tone: float = 0.5
     swap: float = 0.3
     background: float = 0.5
 
@@ -56,7 +58,7 @@ class Redrawn(Everyday):
     """Everyday pictures of given hands, some in their own textures and before their own pictures.
 
     Lights, skin tones, things, sleeves and cameras are those of ``Everyday``: what is drawn looks
-    like the labelled pictures. A texture is shifted to the mean tone of the skin it stands for.
+    like the labelled pictures. A texture keeps its tone or gets that of the skin it stands for.
     """
 
     def dress(self, own: Own, shares: Shares, generator: torch.Generator) -> Look:
@@ -74,14 +76,16 @@ class Redrawn(Everyday):
             torch.randint(count, (count,), generator=generator),
             torch.arange(count),
         )
-        keeps = draw(0.0, 1.0, 2, count) < torch.tensor([[shares.texture], [shares.background]])
+        kept = torch.tensor([[shares.texture], [shares.background], [shares.tone]])
+        keeps = draw(0.0, 1.0, 3, count) < kept
         look = {name: column.to(device) for name, column in self.sample(count, generator).items()}
-        kept_texture, kept_background = keeps.float().to(device)
+        kept_texture, kept_background, kept_tone = keeps.float().to(device)
         return look | {
             f"{_OWN}texture": own.texture.detach()[whose.to(device)],
             f"{_OWN}background": own.background.detach(),
             f"{_OWN}keeps_texture": kept_texture,
             f"{_OWN}keeps_background": kept_background,
+            f"{_OWN}keeps_tone": kept_tone,
         }
 
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
@@ -92,7 +96,8 @@ class Redrawn(Everyday):
         inside = bake_atlas(stage.hand, texels).inside
         mean = (painted * inside).sum((2, 3)) / inside.sum()
         texture = F.interpolate(look[f"{_OWN}texture"], (texels, texels), mode="bilinear")
-        texture = shift_tone(texture, inside, srgb_to_lab(mean[..., None])[..., 0])
+        shifted = shift_tone(texture, inside, srgb_to_lab(mean[..., None])[..., 0])
+        texture = _choose(look[f"{_OWN}keeps_tone"], texture, shifted)
         texture = _choose(look[f"{_OWN}keeps_texture"], texture, painted)
         return given._replace(
             texture=(255 * texture).round().byte(),
