@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import pytorch_lightning as pl
@@ -110,6 +111,53 @@ def test_alignment_matters_once_views_move(tmp_path):
         torch.manual_seed(1)
         terms.append(token_term(pretrain, batch)[0])
     assert not torch.allclose(*terms)
+
+
+def test_local_views_are_compared_with_both_global_ones(tmp_path):
+    """In a whole step, and never with the teacher: it sees none."""
+    views = TwoViews(local_views=3, local_size=16)
+    pretrain = lone(method(views=views, alignment="regress", masking=Masking(share=0.0)), tmp_path)
+    logged, taken = {}, []
+    pretrain.log_losses = lambda terms, loss: logged.update(terms)
+    take = views.take
+    views.take = lambda image: taken.append(take(image)) or taken[-1]
+    pretrain.eval().training_step(next(batches(1)), 0).backward()
+    ((globals_, locals_),) = taken
+    assert [view.image.shape[-1] for view in locals_] == [16, 16, 16]
+
+    def points(branch, view):
+        tokens = branch.backbone.encode(view.image).pooled
+        return pretrain.keypoints(branch.token_head, tokens, view.matrix)
+
+    targets = [points(pretrain.teacher, view) for view in globals_]
+    guesses = [points(pretrain.student, view) for view in globals_ + locals_]
+    pairs = [(0, 1), (1, 0), *((i, j) for i in range(2) for j in range(2, 5))]
+    each = [nn.functional.smooth_l1_loss(guesses[j], targets[i], beta=0.1) for i, j in pairs]
+    torch.testing.assert_close(logged["tokens"], torch.stack(each).mean())
+    assert pretrain.student.backbone.model.cls_token.grad.norm() > 0
+
+
+def test_biases_and_vectors_are_not_decayed(tmp_path):
+    pretrain = method(weight_decay=(0.04, 0.4))
+    weights = []
+    optimizer_step = pretrain.optimizer_step
+
+    def note(*args, **kwargs):
+        optimizer_step(*args, **kwargs)
+        weights.append([group["weight_decay"] for group in args[2].param_groups])
+
+    pretrain.optimizer_step = note
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(pretrain, datamodule=Images())
+    decayed, plain = (set(group["params"]) for group in run.optimizers[0].param_groups)
+    names = {name: p for name, p in pretrain.named_parameters() if p.requires_grad}
+    assert decayed | plain == set(names.values())
+    assert not decayed & plain
+    for name, p in names.items():
+        assert (p in plain) == (name.endswith(("bias", "mask_token")) or ".norm" in name), name
+    expected = [0.4 - 0.36 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert [w[0] for w in weights] == pytest.approx(expected)
+    assert [w[1] for w in weights] == [0.0] * 6
 
 
 @pytest.mark.parametrize("alignment", ["proto", "invariant", "regress"])

@@ -73,12 +73,12 @@ def seeds(images):
     return [int(1e6 * image.double().sum()) for image in images]
 
 
-def handmim_pretrain(hand, targets="centre"):
+def handmim_pretrain(hand, targets="centre", stem="patch", **options):
     weights = HandMIMPretrainWeights(koleo=0.1)
-    options = {"depth": 1, "embed_dim": 48, "num_heads": 2, "patch_size": 8}
+    size = {"depth": 1, "embed_dim": 48, "num_heads": 2, "patch_size": 8}
     method = HandMIMPretrain(
-        TimmBackbone("vit_tiny_patch16_224", SIZE, options=options), TwoViews(), weights,
-        teacher=Teacher(targets=targets), prototypes=16, hidden=32,
+        TimmBackbone("vit_tiny_patch16_224", SIZE, stem=stem, options=size), TwoViews(), weights,
+        teacher=Teacher(targets=targets), prototypes=16, hidden=32, **options,
     )  # fmt: skip
 
     def take(images):
@@ -152,10 +152,14 @@ def _generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
+#: What the pre-training of `cpu` scale chooses.
+REGRESS = {"alignment": "regress", "shared_head": False, "standardise": True}
+
 METHODS = {
     "handmim": (handmim, "clips"),
     "handmim_pretrain": (handmim_pretrain, "clips"),
     "sinkhorn": (partial(handmim_pretrain, targets="sinkhorn"), "clips"),
+    "regress": (partial(handmim_pretrain, targets="sinkhorn", stem="conv", **REGRESS), "clips"),
     "s2hand": (s2hand, "clips"),
     "s2hand_video": (partial(s2hand, kind=S2HANDVideo), "clips"),
     "s2hand_keypoints": (lambda hand: S2HANDKeypoints(Hourglass(1, 16, 2, 1)), "clips"),
