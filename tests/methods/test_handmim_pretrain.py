@@ -1,15 +1,19 @@
 import copy
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
-from handrec.data.views import Colours, Geometry, TwoViews
+from handrec.data.views import Colours, Geometry, TwoViews, blur
 from handrec.errors import UserError
 from handrec.losses import distillation as distil
 from handrec.methods.handmim_pretrain import (
@@ -74,9 +78,9 @@ def lone(pretrain, tmp_path):
 
 
 def token_term(pretrain, batch):
-    views, _ = pretrain.views.take(batch.image)
-    images = torch.cat([view.image for view in views])
-    matrices = torch.cat([view.matrix for view in views])
+    taken, _ = pretrain.views.take(batch.image)
+    images = torch.cat([view.image for view in taken])
+    matrices = torch.cat([view.matrix for view in taken])
     seen = pretrain.teacher.backbone.encode(images)
     guessed = pretrain.student.backbone.encode(images)
     terms = pretrain._token_terms(seen, guessed, matrices, [], {})
@@ -421,9 +425,6 @@ def test_masked_patches_are_filled_in_from_the_decoder(normalise):
     assert torch.equal(filled[:, :, around], batch.image[:, :, around])
 
 
-WITHOUT_FILTERS = Colours(blur=(0.0, 0.0), solarize=(0.0, 0.0))  # kornia draws on the host
-
-
 def test_views_are_whole_under_autocast():
     image, views = torch.rand(4, 3, 32, 32), TwoViews(local_views=1, local_size=16)
     seen = []
@@ -435,6 +436,41 @@ def test_views_are_whole_under_autocast():
     for half, full in zip(*seen, strict=True):
         assert half.dtype == torch.float32
         assert torch.equal(half, full)
+
+
+ALL = Colours(blur=(0.5, 0.5), solarize=(0.5, 0.5))
+
+
+def test_a_share_of_the_views_is_blurred_as_by_scipy(monkeypatch):
+    monkeypatch.setattr("handrec.data.views._BLUR", (1.3, 1.3))
+    image = torch.rand(400, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    found = TwoViews(colours=replace(PLAIN, blur=(0.3, 0.0))).looks[0](image)
+    changed = (found != image).flatten(1).any(1)
+    assert changed.float().mean() == pytest.approx(0.3, abs=0.06)
+    expected = gaussian_filter(image[changed].double().numpy(), (0, 0, 1.3, 1.3), mode="mirror")
+    np.testing.assert_allclose(found[changed].numpy(), expected, atol=2e-5)
+
+
+def test_views_are_blurred_by_different_widths():
+    dot = torch.zeros(200, 3, 31, 31)
+    dot[:, :, 15, 15] = 1
+    torch.manual_seed(0)
+    left = blur(dot)[:, 0, 15, 15]  # of a wide Gaussian 1 / (2 pi sigma^2)
+    assert left.max() > 0.999
+    assert left.min() == pytest.approx(1 / (2 * math.pi * 2.0**2), rel=0.1)
+
+
+def test_a_share_of_the_views_is_solarized_as_by_pillow():
+    image = torch.randint(256, (300, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+    torch.manual_seed(0)
+    found = TwoViews(colours=replace(PLAIN, solarize=(0.0, 0.3))).looks[1](image)
+    changed = (found != image).flatten(1).any(1)
+    assert changed.float().mean() == pytest.approx(0.3, abs=0.07)
+    for before, after in zip(image[changed], found[changed], strict=True):
+        picture = Image.fromarray((255 * before).round().byte().permute(1, 2, 0).numpy())
+        expected = np.asarray(ImageOps.solarize(picture)).transpose(2, 0, 1) / 255
+        np.testing.assert_allclose(after.numpy(), expected, atol=1e-6)
 
 
 class FromHost(TorchDispatchMode):
@@ -452,7 +488,7 @@ class FromHost(TorchDispatchMode):
 
 
 def test_colours_copy_nothing_to_the_device_in_a_step():
-    look, image = TwoViews(colours=WITHOUT_FILTERS).looks[0], torch.rand(4, 3, 8, 8, device="meta")
+    look, image = TwoViews(colours=ALL).looks[0], torch.rand(4, 3, 8, 8, device="meta")
     look(image)  # constants go there once
     with FromHost() as mode:
         look(image)
@@ -462,7 +498,7 @@ def test_colours_copy_nothing_to_the_device_in_a_step():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_views_do_not_make_the_host_wait():
-    views = TwoViews(colours=WITHOUT_FILTERS, local_views=1, local_size=16).cuda()
+    views = TwoViews(colours=ALL, local_views=1, local_size=16).cuda()
     image = torch.rand(4, 3, 32, 32, device="cuda")
     views.take(image)
     torch.cuda.set_sync_debug_mode("error")

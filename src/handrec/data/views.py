@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor, nn
 
 from handrec.data.colours import colour_map, constant
@@ -15,6 +15,10 @@ from handrec.errors import fraction, not_negative, positive, rising
 
 #: How bright the eye finds red, green and blue (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
+
+#: Standard deviations of blur, pixels: iBOT's radii; and the taps that hold three of the greatest.
+_BLUR = (0.1, 2.0)
+_TAPS = 13
 
 
 class View(NamedTuple):
@@ -141,18 +145,33 @@ class Look(nn.Module):
     def __init__(self, colours: Colours, view: int) -> None:
         super().__init__()
         self.colours = colours
-        self.filters = nn.Sequential()
-        if colours.blur[view]:
-            self.filters.append(K.RandomGaussianBlur((3, 3), (0.1, 1.5), p=colours.blur[view]))
-        if colours.solarize[view]:
-            self.filters.append(K.RandomSolarize(p=colours.solarize[view]))
+        self.blur, self.solarize = colours.blur[view], colours.solarize[view]
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Return the images in other colours, in [0, 1]."""
         if self.colours.jitter_share or self.colours.grey:
             image = recolour(image, *sample_colours(len(image), self.colours, image.device))
-        filtered: Tensor = self.filters(image)
-        return filtered.clamp(0, 1)
+        image = image.clamp(0, 1)
+        if self.blur:
+            image = torch.where(_some(image, self.blur), blur(image), image)
+        if self.solarize:
+            solarized = torch.where(image < 0.5, image, 1 - image)
+            image = torch.where(_some(image, self.solarize), solarized, image)
+        return image
+
+
+def _some(image: Tensor, share: float) -> Tensor:
+    """Choose a share of the images; on their device, as all that follows: the host never waits."""
+    return torch.rand(len(image), 1, 1, 1, device=image.device) < share
+
+
+def blur(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Return images blurred by Gaussians of random widths, mirrored beyond their borders."""
+    low, high = _BLUR
+    sigma = low + (high - low) * torch.rand(len(image), 1, device=image.device)
+    kernel = get_gaussian_kernel1d(_TAPS, sigma)
+    blurred: Tensor = filter2d_separable(image, kernel, kernel)
+    return blurred
 
 
 def sample_colours(
