@@ -66,6 +66,16 @@ def test_a_glove_stays_one_where_its_tone_is_kept_and_is_a_skin_otherwise(appear
         assert (other > red) == bool(tone)
 
 
+def test_some_textures_are_a_neighbours(appearance):
+    own = Own(torch.rand(64, 3, 2, 2), torch.zeros(64, 3, 2, 2))
+    for swap in (0.0, 0.5):
+        generator = torch.Generator().manual_seed(0)
+        worn = appearance.dress(own, Shares(swap=swap), generator)["own.texture"]
+        alike = (worn[:, None] == own.texture).flatten(2).all(2)
+        assert (alike.sum(1) == 1).all()  # somebody's, whole
+        assert alike.diagonal().float().mean() == pytest.approx(1 - swap, abs=0.15)
+
+
 def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):
     black = torch.zeros(3, 3, 32, 32)
     none = Shares(texture=0.0, swap=0.0, background=0.0)

@@ -135,6 +135,10 @@ def test_info_nce_equals_a_loop_and_its_gradient_is_right():
         others = sum(math.exp(s) for k, s in enumerate(scores) if k != i)
         losses.append(math.log(others) - scores[(i + 4) % 8])
     assert info_nce(first, second, 0.3).item() == pytest.approx(sum(losses) / 8, abs=1e-5)
+    weight = torch.tensor([0.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    counted = sum(float(w) * (losses[i] + losses[i + 4]) for i, w in enumerate(weight)) / 5
+    assert info_nce(first, second, 0.3, weight).item() == pytest.approx(counted, abs=1e-5)
+    assert info_nce(first, second, 0.3, 0 * weight) == 0
     first = first.float().requires_grad_()
     info_nce(first, second.float(), 0.3).backward()
     step = torch.randn(4, 6, generator=generator(1))
@@ -160,3 +164,7 @@ def test_domain_consistency_crosses_the_domains():
     apart = domain_consistency(logits, logits, centre)
     assert crossed < apart - 1
     assert same < apart - 1
+    alone = [domain_consistency(logits[:, i : i + 1], logits[:, i : i + 1], centre) for i in (2, 5)]
+    weight = torch.zeros(8).index_fill(0, torch.tensor([2, 5]), 0.3)
+    found = domain_consistency(logits, logits, centre, weight)
+    torch.testing.assert_close(found, sum(alone) / 2)

@@ -12,6 +12,7 @@ from handrec.callbacks.cycle_strips import CycleStrips, draw_strip, read_photos
 from handrec.data.appearance.backgrounds import ProceduralScenes
 from handrec.data.appearance.plain import Plain
 from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
+from handrec.data.share import labelled_share
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
 from handrec.methods.cycle_flow import Flow, Sight, frozen_averages, pick_batch, turn_back
@@ -19,7 +20,7 @@ from handrec.methods.cyclehand import CycleHand, CycleHandWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Estimates
 from handrec.models.cycle_rotation import Turns
-from handrec.models.cycle_scene import Redrawn
+from handrec.models.cycle_scene import Redrawn, Shares
 from handrec.models.domains import Contrast, describe
 from handrec.models.iterative import IterativeRegressor
 from handrec.render.warp_backend import WarpRasterizer
@@ -82,6 +83,17 @@ def test_a_batch_is_half_labelled_and_the_other_half_shows_nothing_but_pictures(
     assert not any(getattr(batch, name)[4:].any() for name in (*LABELS, "confidence", "visibility"))
     assert batch.image[4:].std() > 0.05
     assert batch.sample_id[:4].max() < 8 <= batch.sample_id[4:].min()  # numbers tell them apart
+
+
+def test_a_share_of_the_labels_is_a_share_of_the_pictures(data, hand):
+    few = SyntheticMixture(
+        hand, WarpRasterizer(), Plain(), Unlabelled(size=4, share=0.75), image_size=32,
+        batch_size=8, train_size=8, val_size=1, test_size=1, cached=True, label_share=0.5,
+        cache_dir=str(data.maker.folder),
+    )  # fmt: skip
+    few.setup("fit")
+    shown = torch.cat([mixed.labelled.number for mixed in few.train_dataloader()])
+    assert sorted(shown.tolist()) == sorted(labelled_share(torch.arange(8), 0.5).tolist())
 
 
 def test_targets_are_labelled_by_nobody(data):
@@ -162,6 +174,87 @@ def test_what_is_not_believed_costs_nothing_but_is_drawn_and_learned_from(hand, 
     for name in ("returned", "photo_returned", "image"):
         assert terms[1e-3][name] < 1e-3 * terms[1e3][name], name
     torch.testing.assert_close(terms[1e-3]["rendered"], terms[1e3]["rendered"])
+
+
+def test_guesses_of_unlabelled_pictures_are_believed_as_far_as_the_dense_map_agrees(
+    hand, batch, appearance
+):
+    """Iterations that agree, and the outline of the hand, or of all that is not."""
+    method = oracle(tiny_method(hand, appearance))
+    labelled = pick_batch(batch, torch.arange(4))
+    unknown = labelled._replace(confidence=torch.zeros_like(labelled.confidence))
+    sight = method.see(labelled)
+    outline = 40 * (labelled.mask - 0.5)
+    trusts = []
+    for logits in (outline, -outline):
+        dense = torch.cat([torch.zeros(4, 3, 32, 32), logits], dim=1)
+        seen = sight._replace(estimates=Estimates(sight.estimates.iterations, dense))
+        trusts.append(method._trust(seen, unknown))
+        torch.testing.assert_close(method._trust(seen, labelled), torch.ones(4))
+    assert trusts[0].min() > 0.8
+    assert trusts[1].max() < 0.2
+
+
+def test_what_returns_teaches_the_first_reconstruction_too(hand, batch, appearance):
+    off = dict.fromkeys(CycleHandWeights.__dataclass_fields__, 0.0)
+    method = tiny_method(hand, appearance, CycleHandWeights(**{**off, "returned": 1.0}))
+    see, calls = method.see, []
+
+    def deaf(batch):  # (c) passes no gradient
+        calls.append(batch)
+        with nullcontext() if len(calls) == 1 else torch.no_grad():
+            return see(batch)
+
+    method.see = deaf
+    step(method, batch).backward()
+    assert len(calls) == 2
+    assert next(method.backbone.parameters()).grad.abs().max() > 0
+
+
+def test_hands_that_are_drawn_too_small_do_not_count(hand, batch, appearance):
+    method = tiny_method(hand, appearance, flow=Flow(smallest=1.0))
+    step(method, batch)
+    for name in ("rendered", "returned", "contrast"):
+        assert method.terms[name] == 0, name
+
+
+def test_the_cycle_sets_in_slowly(hand, batch, appearance):
+    terms = []
+    for progress in (0.05, 0.5):
+        method = tiny_method(hand, appearance)
+        method.progress = lambda progress=progress: progress
+        step(method, batch)
+        terms.append(method.terms)
+    for name in ("rendered", "returned"):
+        torch.testing.assert_close(terms[0][name], terms[1][name] / 2)
+    del method.progress
+    method._trainer = SimpleNamespace(global_step=30, estimated_stepping_batches=120)
+    assert method.progress() == 0.25
+
+
+def test_a_step_moves_running_statistics_by_its_pictures_alone(hand, batch, appearance):
+    stepped, seen = (tiny_method(hand, appearance, flow=Flow(recolour=0.0)) for _ in range(2))
+    step(stepped, batch)
+    seen.see(batch)
+    for (name, mine), theirs in zip(
+        stepped.backbone.named_buffers(), seen.backbone.buffers(), strict=True
+    ):
+        if "running" in name:
+            torch.testing.assert_close(mine, theirs)
+    assert any("running" in name for name, _ in seen.backbone.named_buffers())
+
+
+def test_no_hand_is_left_in_a_background_where_the_dense_map_sees_one(hand, batch, appearance):
+    method = tiny_method(hand, appearance)
+    unknown = pick_batch(batch, torch.arange(4, 8))
+    hands = method.see(unknown).estimates.iterations[-1]
+    logits = torch.full((4, 4, 16, 16), -9.0)
+    logits[..., 8:] = 9.0  # the right half
+    plain, without = (method._backgrounds(hands, unknown, dense) for dense in (None, logits))
+    roughness = [x[..., 20:].diff(dim=-2).abs().mean() for x in (unknown.image, plain, without)]
+    assert roughness[2] < 0.5 * min(roughness[:2])
+    left = [x[..., :8].diff(dim=-2).abs().mean() for x in (plain, without)]
+    torch.testing.assert_close(*left, rtol=0.05, atol=0)
 
 
 def test_one_pose_for_everything_does_not_meet_the_cycle(hand, batch, appearance):
@@ -311,6 +404,32 @@ def test_phase_two_goes_on_without_phase_one(hand, appearance):
         method.setup("fit")
     method._trainer.ckpt_path = "last.ckpt"
     method.setup("fit")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: CycleStrips(every=0), "CycleStrips: every must be above 0"),
+        (lambda: CycleStrips(hands=0), "CycleStrips: hands must be above 0"),
+        (lambda: Shares(texture=50.0), "Shares: texture must be 0 to 1, not 50"),
+        (lambda: Shares(tone=NAN), "Shares: tone must be 0 to 1, not nan"),
+        (lambda: Turns(euler=(NAN, 0.0, 0.0)), "Turns: pitch must be at least 0, not nan"),
+        (lambda: Flow(margin=(1.1, float("inf"))), "Flow: greatest_margin must be above 0"),
+        (lambda: Flow(margin=(1.5, 1.1)), "Flow: margin goes from .*, not from 1.5 to 1.1"),
+    ],
+)
+def test_flows_that_make_no_sense_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("size", [2, -5, 0])
+def test_drawings_too_small_to_compare_are_refused(hand, appearance, size):
+    with pytest.raises(UserError, match=f"photo_size is at least 5, not {size}"):
+        tiny_method(hand, appearance, photo_size=size)
 
 
 @pytest.mark.parametrize("phase", ["base", "cycle"])

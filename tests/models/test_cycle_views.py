@@ -128,8 +128,15 @@ def test_textures_start_at_their_base_and_depend_on_features(hand):
     looks = vae.eval()(features)
     assert (looks.texture - vae.base).abs().max() < 0.02
     torch.testing.assert_close(vae(features).texture, looks.texture)  # no noise in evaluation
-    assert not torch.equal(vae.train()(features).mean * 0 + vae(features).offset.mean(), looks.mean)
+    one, other = (vae.train()(features) for _ in range(2))
+    assert torch.equal(one.mean, other.mean)
+    assert not torch.equal(one.offset, other.offset)
     assert looks.direction[:, 2].max() < -0.9  # from the camera
+    blue = looks._replace(ambient=looks.ambient * torch.tensor([0.2, 0.4, 1.5])).lit()
+    light = ((vae.base[0, :, 30, 30].double() + 0.055) / 1.055) ** 2.4  # sRGB, IEC 61966-2-1
+    light *= torch.tensor([0.12, 0.24, 0.9]) + 0.25
+    expected = 1.055 * light ** (1 / 2.4) - 0.055
+    torch.testing.assert_close(blue[0, :, 30, 30].double(), expected, atol=0.02, rtol=0)
     torch.testing.assert_close(looks.direction.norm(dim=1), torch.ones(3))
     looks.texture.sum().backward()
     assert all(p.grad is not None for p in vae.decoder.parameters())

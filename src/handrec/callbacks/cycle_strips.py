@@ -7,7 +7,7 @@ import torch
 
 from handrec.callbacks.pictures import keep_picture
 from handrec.data.photos import Photos
-from handrec.errors import UserError
+from handrec.errors import UserError, positive
 from handrec.methods.cycle_flow import pick_batch
 from handrec.methods.cyclehand import CycleHand
 from handrec.types import HandBatch
@@ -21,8 +21,8 @@ _SEED = 0
 class CycleStrips(pl.Callback):
     """Writes ``strips/epoch_<n>.png`` into the run, and logs it to loggers that take pictures.
 
-    The same pictures every time, spread over the training's first batch: of a mixture, labelled
-    and unlabelled ones. Photos of yours get a strip of their own, ``strips/photos_<n>.png``.
+    The same pictures every time (others once a training is gone on with), spread over the first
+    batch: of a mixture, labelled and unlabelled ones. Photos of yours get a strip of their own, ``strips/photos_<n>.png``.
 
     Args:
         every: epochs from one strip to the next; the last epoch also has one.
@@ -35,6 +35,7 @@ class CycleStrips(pl.Callback):
     def __init__(
         self, every: int = 1, hands: int = 6, photos: str | None = None, boxes: str | None = None
     ) -> None:
+        positive(self, every=every, hands=hands)
         self.every, self.hands = every, hands
         self.photos, self.boxes = photos, boxes
         self._batches: dict[str, HandBatch] = {}

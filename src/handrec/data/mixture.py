@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from handrec.data.appearance.base import Appearance
 from handrec.data.sampler import generator_of
 from handrec.data.scenes import EVERY_VIEW, Views
+from handrec.data.share import Rows, Shared
 from handrec.data.synthetic import SyntheticHands
 from handrec.data.tables import SceneBatch, SceneTable
 from handrec.errors import UserError
@@ -74,7 +75,7 @@ class PicturesAndTargets(Dataset[MixedBatch]):
         count: targets that a batch brings.
     """
 
-    def __init__(self, pictures: SceneTable, targets: SceneTable, count: int) -> None:
+    def __init__(self, pictures: Rows[SceneBatch], targets: SceneTable, count: int) -> None:
         self.pictures, self.targets, self.count = pictures, targets, count
 
     def __len__(self) -> int:
@@ -96,7 +97,8 @@ class SyntheticMixture(SyntheticHands):
     Args:
         hand: the hand model drawn.
         rasterizer: draws.
-        target: what the unlabelled pictures look like; None takes ``shifted``.
+        target: what the unlabelled pictures look like; None takes ``shifted``, whose identities and
+            backgrounds are then those that are evaluated on.
         unlabelled: how many they are, and from where they are seen.
         options: of :class:`~handrec.data.synthetic.SyntheticHands`; ``batch_size`` counts both.
     """
@@ -142,7 +144,10 @@ class SyntheticMixture(SyntheticHands):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return both kinds of training pictures, shuffled; incomplete batches are dropped."""
-        mixed = PicturesAndTargets(self.tables["train"], self.target.tables["train"], self.count)
+        table: Rows[SceneBatch] = self.tables["train"]
+        if self.label_share < 1:
+            table = Shared(table, self.label_share)
+        mixed = PicturesAndTargets(table, self.target.tables["train"], self.count)
         size = self.batch_size - self.count
         return self.loader(mixed, size, training=True, num_workers=self.num_workers)
 

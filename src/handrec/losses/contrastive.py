@@ -10,10 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from handrec.losses.distillation import cross_entropy, teacher_targets
+from handrec.losses.hand import masked_mean
 
 
 def info_nce(
-    first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], temperature: float = 0.5
+    first: Float[Tensor, "n d"],
+    second: Float[Tensor, "n d"],
+    temperature: float = 0.5,
+    weight: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return NT-Xent (T. Chen et al., SimCLR, ICML 2020, eq. 1) over two views of N samples.
 
@@ -24,20 +28,24 @@ def info_nce(
         first: features of one domain.
         second: of the other; row i is the positive of row i.
         temperature: t.
+        weight: of each pair in the mean; all samples are others of each. None for the same of all.
     """
+    weight = torch.ones_like(first[:, 0]) if weight is None else weight
     with torch.autocast(first.device.type, enabled=False):
         unit = F.normalize(torch.cat([first, second]).float(), dim=-1)
         logits = unit @ unit.mT / temperature
         itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
         logits = logits.masked_fill(itself, -torch.inf)
         positive = torch.arange(len(unit), device=unit.device).roll(len(first))
-        return F.cross_entropy(logits, positive)
+        each = F.cross_entropy(logits, positive, reduction="none")
+    return (each * weight.repeat(2)).sum() / (2 * weight.sum()).clamp(min=1e-6)
 
 
 def domain_consistency(
     student: Float[Tensor, "2 n k"],
     teacher: Float[Tensor, "2 n k"],
     centre: Float[Tensor, " k"],
+    weight: Float[Tensor, " n"] | None = None,
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
 ) -> Float[Tensor, ""]:
@@ -50,11 +58,13 @@ def domain_consistency(
         student: logits of prototypes; the two domains of the same samples.
         teacher: the same of the moving average; passes no gradient.
         centre: of the teacher's logits.
+        weight: of each sample in the mean; None for the same of all.
         student_temperature: of the student's softmax.
         teacher_temperature: lower: the targets are sharper.
     """
     targets = teacher_targets(teacher.float(), centre, teacher_temperature)
-    return cross_entropy(targets.flip(0), student.float(), student_temperature).mean()
+    each = cross_entropy(targets.flip(0), student.float(), student_temperature).mean(0)
+    return masked_mean(each, torch.ones_like(each) if weight is None else weight)
 
 
 def turn_features(

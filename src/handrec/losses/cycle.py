@@ -24,7 +24,7 @@ KEYPOINTS_PER_HALF_CROP = 2.0
 SHAPE = 0.1
 
 #: Window of the structural similarity, pixels.
-_WINDOW = 5
+WINDOW = 5
 
 
 def geodesic_loss(
@@ -131,7 +131,7 @@ def photometric_loss(
     seen = weight * (area > 0)
     difference = (drawn - image).abs().mean(1, keepdim=True)
     if structure:
-        unlike = 1 - ssim(drawn, image, _WINDOW).mean(1, keepdim=True)
+        unlike = 1 - ssim(drawn, image, WINDOW).mean(1, keepdim=True)
         difference = difference + structure * mask * unlike
     return masked_mean(difference.sum((1, 2, 3)) / area.clamp(min=1.0), seen)
 

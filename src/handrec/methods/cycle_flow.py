@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.data.appearance.base import Stage
 from handrec.data.scenes import Uniform, sample_betas
-from handrec.errors import fraction, positive
+from handrec.errors import fraction, positive, rising
 from handrec.geometry.camera import project
 from handrec.hand.base import HandModel
 from handrec.hand.sampler import PoseSampler
@@ -28,8 +28,8 @@ NEAREST = 0.3
 #: What leaves hands as they are.
 NO_TURN = Turns(bounds=(0.0, 0.0))
 
-#: How far a crop's centre is off its hand's, shares of the crop.
-_OFF_CENTRE = 0.05
+#: How far a crop's centre is off its hand's, shares of the crop: as in ``data.scenes``.
+_OFF_CENTRE = 0.08
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,16 @@ class Flow:
     kept: Shares = field(default_factory=Shares)
     recolour: float = 0.5
     hands: Literal["reconstructed", "sampled"] = "reconstructed"
-    margin: tuple[float, float] = (1.1, 1.3)
+    margin: tuple[float, float] = (1.15, 1.5)
     smallest: float = 0.03
     ramp: float = 0.1
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        positive(self, share=self.share, margin=min(self.margin), tolerance=self.tolerance)
+        least, greatest = self.margin
+        positive(self, share=self.share, least_margin=least, greatest_margin=greatest)
+        positive(self, tolerance=self.tolerance)
+        rising(self, margin=self.margin)
         fraction(self, share=self.share, recolour=self.recolour)
         fraction(self, smallest=self.smallest, ramp=self.ramp)
 

@@ -59,7 +59,10 @@ _OF_THE_CYCLE = ("tie.", "sampler.")
 
 @dataclass(frozen=True)
 class CycleHandWeights(Weights):
-    """Weights of the terms; one of weight 0 is not computed. Labels: see ``HandMIMWeights``.
+    """Weights of the terms. Labels: see ``HandMIMWeights``.
+
+    What takes a drawing or a network of its own (``photo``, ``photo_returned``, ``image``,
+    ``contrast``, ``distill``) is not computed at weight 0.
 
     Attributes:
         vertices: of labelled pictures, as the next six.
@@ -157,6 +160,8 @@ class CycleHand(HandMethod):
         self.spheres = SphereProxies(hand)
         self.phase, self.checkpoint = phase, checkpoint
         self.weights, self.flow, self.contrast = weights, flow, contrast
+        if photo_size is not None and photo_size < losses.WINDOW:
+            raise UserError(f"CycleHand: photo_size is at least {losses.WINDOW}, not {photo_size}")
         self.photo_size = photo_size
         self.optimization = optimization(self, lr, weight_decay, layer_decay, warmup)
         self.warmup = warmup
@@ -240,7 +245,9 @@ class CycleHand(HandMethod):
         source = pick_batch(batch, rows)
         first = pick(sight.estimates.iterations[-1], rows)
         hands = detached(first)
-        own = Own(looks.texture[rows].detach(), self._backgrounds(hands, source))
+        dense = sight.estimates.dense
+        background = self._backgrounds(hands, source, None if dense is None else dense[rows])
+        own = Own(looks.rows(rows).lit().detach(), background)
         if self.sampler is not None:
             hands = sample_hands(self.sampler, self.hand, hands, generator)
         draw = partial(
@@ -273,9 +280,17 @@ class CycleHand(HandMethod):
         return self.global_step / max(1, int(self.trainer.estimated_stepping_batches))
 
     @torch.no_grad()
-    def _backgrounds(self, hands: HandPrediction, source: HandBatch) -> Tensor:
-        """Return the pictures without the hands: where they are known to be, or believed to be."""
+    def _backgrounds(
+        self, hands: HandPrediction, source: HandBatch, dense: Tensor | None
+    ) -> Tensor:
+        """Return the pictures without the hands: where they are known to be, or believed to be.
+
+        Believed by (a), or by the dense map: (a) may be wrong, and a hand must not stay in sight.
+        """
         _, mask = render_positions(self.rasterizer, self.hand, hands.vertices, source.camera)
+        if dense is not None:
+            outline = F.interpolate((dense[:, 3:] > 0).to(mask), mask.shape[-2:], mode="bilinear")
+            mask = torch.maximum(mask, outline)
         known = source.has_mask.view(-1, 1, 1, 1) > 0
         return without_hand(source.image, torch.where(known, source.mask, mask))
 
@@ -355,7 +370,7 @@ class CycleHand(HandMethod):
             gated = {"returned": ramp * returned}
             gated |= self._drawn_terms(cycle, batch, looks, believed)
             terms |= {name: trust * term for name, term in gated.items()}
-            terms |= self._domain_terms(cycle, batch, sight)
+            terms |= self._domain_terms(cycle, batch, sight, believed)
         return terms
 
     def _drawn_terms(
@@ -372,18 +387,20 @@ class CycleHand(HandMethod):
             terms["image"] = masked_mean((drawn.image - first.image).abs(), weight)
         return terms
 
-    def _domain_terms(self, cycle: Cycle, batch: HandBatch, sight: Sight) -> dict[str, Tensor]:
-        """Tie the features of pictures to those of drawings of the same hands."""
+    def _domain_terms(
+        self, cycle: Cycle, batch: HandBatch, sight: Sight, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Tie the features of pictures to those of drawings of what are believed their hands."""
         terms, mine, drawn = {}, sight.features[cycle.rows], cycle.seen.features
         if cycle.redrawn is not None:
             with frozen_averages(self.backbone):
                 drawn = describe(self.backbone.encode(cycle.redrawn.image))
         if self.weights.contrast:
             rotation = cycle.turned.rotation if cycle.redrawn is None else None
-            terms["contrast"] = self.tie.contrast(mine, drawn, rotation)
+            terms["contrast"] = self.tie.contrast(mine, drawn, rotation, weight)
         if cycle.redrawn is not None and self.weights.distill:
             images = torch.cat([batch.image[cycle.rows], cycle.redrawn.image])
-            terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images)
+            terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images, weight)
         return terms
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

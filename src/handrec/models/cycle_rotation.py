@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from handrec.errors import UserError
+from handrec.errors import UserError, not_negative
 from handrec.geometry.camera import project
 from handrec.geometry.rotations import axis_angle_to_matrix, random_rotations
 from handrec.types import Camera, HandPrediction
@@ -33,8 +33,10 @@ class Turns:
     rise: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.bounds[0] <= self.bounds[1] <= 180 or min(self.euler) < 0:
-            raise UserError("turns: bounds rise within 0 to 180 degrees, euler is not negative")
+        if not 0 <= self.bounds[0] <= self.bounds[1] <= 180:
+            raise UserError("turns: bounds rise within 0 to 180 degrees")
+        pitch, yaw, roll = self.euler
+        not_negative(self, pitch=pitch, yaw=yaw, roll=roll)
         if not 0 < self.rise <= 1:
             raise UserError(f"turns: rise {self.rise} is no share in (0, 1]")
 

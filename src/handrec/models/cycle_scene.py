@@ -13,6 +13,7 @@ from handrec.data.appearance.compose import Ingredients
 from handrec.data.appearance.everyday import Everyday
 from handrec.data.appearance.skin_bank import shift_tone, toned
 from handrec.data.scenes import Uniform
+from handrec.errors import fraction
 from handrec.render.atlas import bake_atlas
 from handrec.render.colour import srgb_to_lab
 
@@ -52,6 +53,10 @@ class Shares:
     tone: float = 0.5
     swap: float = 0.3
     background: float = 0.5
+
+    def __post_init__(self) -> None:
+        fraction(self, texture=self.texture, tone=self.tone, swap=self.swap)
+        fraction(self, background=self.background)
 
 
 class Redrawn(Everyday):

@@ -72,6 +72,7 @@ class DomainTie(nn.Module):
         pictures: Float[Tensor, "n c"],
         drawings: Float[Tensor, "n c"],
         rotation: Float[Tensor, "n 3 3"] | None,
+        weight: Float[Tensor, " n"],
     ) -> Float[Tensor, ""]:
         """Return InfoNCE of features; negatives are those of all processes.
 
@@ -79,20 +80,26 @@ class DomainTie(nn.Module):
             pictures: their features.
             drawings: features of drawings of the same hands.
             rotation: by which these were turned; None if they were not.
+            weight: how far each drawing is believed to be of its picture's hand.
         """
         first, second = self.projector(pictures), self.projector(drawings)
         if rotation is not None:
             second = turn_features(second, rotation.mT)
-        return info_nce(gathered(first), gathered(second), self.options.temperature)
+        pairs = gathered(first), gathered(second)
+        return info_nce(*pairs, self.options.temperature, gathered(weight))
 
     def distill(
-        self, features: Float[Tensor, "n c"], images: Float[Tensor, "n 3 h w"]
+        self,
+        features: Float[Tensor, "n c"],
+        images: Float[Tensor, "n 3 h w"],
+        weight: Float[Tensor, " m"],
     ) -> Float[Tensor, ""]:
         """Compare student and teacher across the two domains.
 
         Args:
             features: the student's, of pictures and then of the drawings of the same hands.
             images: what they were made of.
+            weight: of each picture and its drawing.
         """
         assert self.prototypes is not None
         with torch.no_grad():
@@ -100,7 +107,7 @@ class DomainTie(nn.Module):
             targets = self.teacher_prototypes.score(self.teacher_prototypes.embed(seen))
         logits = self.prototypes.score(self.prototypes.embed(features))
         student, teacher = (x.unflatten(0, (2, -1)) for x in (logits, targets))
-        term = domain_consistency(student, teacher, self.centre.value)
+        term = domain_consistency(student, teacher, self.centre.value, weight)
         self.centre.add(targets.mean(0))
         return term
 

@@ -15,7 +15,7 @@ from handrec.data.appearance.skin_bank import mean_skin
 from handrec.errors import positive
 from handrec.hand.base import HandModel
 from handrec.models.compiling import Compilable
-from handrec.render.lights import PointLight
+from handrec.render.lights import PointLight, linear_to_srgb, srgb_to_linear
 
 #: Greatest change of the base texture.
 REACH = 0.3
@@ -52,6 +52,15 @@ class Looks(NamedTuple):
     def rows(self, index: Tensor) -> "Looks":
         """Return the looks of some hands."""
         return Looks(*(column[index] for column in self))
+
+    def lit(self) -> Float[Tensor, "b 3 t t"]:
+        """Return the textures in the colour and brightness that the light gives them.
+
+        What tells hands apart is mostly there: a glove in white light looks like skin in blue
+        light, and the light is the simpler way to say so.
+        """
+        gain = (self.ambient + self.diffuse / 2)[..., None, None]  # of a surface seen at 60 degrees
+        return linear_to_srgb((srgb_to_linear(self.texture) * gain).clamp(0, 1))
 
     def light(self, centre: Float[Tensor, "b 3"]) -> PointLight:
         """Return the light of hands at a place, metres."""

@@ -164,7 +164,7 @@ class ProceduralScenes(Backgrounds):
 class OtherScenes(ProceduralScenes):
     """Drawn scenes that look like no snapshot: loud colours, patterns, flat shapes, writing.
 
-    For evaluation under a shift of domain; never train on them.
+    For evaluation under a shift of domain; those of the evaluation's seed are never trained on.
     """
 
     kinds = OTHERWORLD

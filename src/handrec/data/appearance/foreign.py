@@ -1,4 +1,4 @@
-"""Foreign pictures: a domain to be tested in, never to be trained on.
+"""Foreign pictures: a domain to be tested in; trained on without labels at most, of other seeds.
 
 It differs from ``everyday`` in everything but the hands: other identities in stranger colours,
 light from all around as spherical harmonics with a hard coloured key light, backgrounds that look
