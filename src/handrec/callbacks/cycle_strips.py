@@ -22,7 +22,8 @@ class CycleStrips(pl.Callback):
     """Writes ``strips/epoch_<n>.png`` into the run, and logs it to loggers that take pictures.
 
     The same pictures every time (others once a training is gone on with), spread over the first
-    batch: of a mixture, labelled and unlabelled ones. Photos of yours get a strip of their own, ``strips/photos_<n>.png``.
+    batch: of a mixture, labelled and unlabelled ones. Photos of yours get a strip of their own,
+    ``strips/photos_<n>.png``.
 
     Args:
         every: epochs from one strip to the next; the last epoch also has one.
