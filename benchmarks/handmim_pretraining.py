@@ -130,6 +130,8 @@ def main() -> None:
         if chosen.out:
             config = {"scale": chosen.scale, "lrs": chosen.lrs}
             name = ", ".join(["HandMIM pre-training", chosen.scale, *chosen.pretrain_options])
+            finetune = [option.rpartition(".")[2] for option in chosen.finetune_options]
+            name += ", fine-tuned with " + " ".join(finetune) if finetune else ""
             seconds = time.perf_counter() - start
             write_record(chosen.out, name, rows, config, seconds=seconds)
 
