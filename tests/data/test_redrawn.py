@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import scipy.signal
+import scipy.stats
 import torch
 
 from handrec.data.appearance.backgrounds import ProceduralScenes
@@ -12,6 +14,8 @@ from handrec.models.cycle_scene import (
     Own,
     Redrawn,
     Shares,
+    add_grain,
+    noise_level,
     recolour,
     redraw,
     transfer_colours,
@@ -40,7 +44,7 @@ def stage():
 
 def draw(appearance, stage, texture, background, shares):
     generator = torch.Generator().manual_seed(0)
-    return redraw(appearance, stage, Own(texture, background), shares, generator)
+    return redraw(appearance, stage, Own(texture, background, torch.ones(3)), shares, generator)
 
 
 def test_the_background_stays_where_there_is_no_hand_and_skin_leaves_the_mask(appearance, stage):
@@ -66,14 +70,22 @@ def test_a_glove_stays_one_where_its_tone_is_kept_and_is_a_skin_otherwise(appear
         assert (other > red) == bool(tone)
 
 
-def test_some_textures_are_a_neighbours(appearance):
-    own = Own(torch.rand(64, 3, 2, 2), torch.zeros(64, 3, 2, 2))
+@pytest.mark.parametrize("lend", [16, 64, 0])
+def test_some_hands_are_drawn_in_the_looks_of_another_that_lends(appearance, lend):
+    texture, lends = torch.rand(64, 3, 2, 2), (torch.arange(64) < lend).float()
+    own = Own(texture, texture.flip(1), lends)
     for swap in (0.0, 0.5):
         generator = torch.Generator().manual_seed(0)
-        worn = appearance.dress(own, Shares(swap=swap), generator)["own.texture"]
-        alike = (worn[:, None] == own.texture).flatten(2).all(2)
-        assert (alike.sum(1) == 1).all()  # somebody's, whole
-        assert alike.diagonal().float().mean() == pytest.approx(1 - swap, abs=0.15)
+        look = appearance.dress(own, Shares(swap=swap), generator)
+        whose = [
+            (look[f"own.{name}"][:, None] == theirs).flatten(2).all(2)
+            for name, theirs in (("texture", texture), ("background", texture.flip(1)))
+        ]
+        assert torch.equal(*whose)
+        assert (whose[0].sum(1) == 1).all()  # somebody's, whole
+        kept = whose[0].diagonal()
+        assert kept.float().mean() == pytest.approx(1 - swap, abs=0.15)
+        assert (whose[0][~kept].float().argmax(1) < (lend or 64)).all()
 
 
 def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):
@@ -107,3 +119,35 @@ def test_some_drawings_are_recoloured_and_flat_pictures_do_no_harm():
         assert found.isfinite().all()
         assert (found - drawn).amax((1, 2, 3)).gt(0).float().mean() == pytest.approx(share, abs=0.1)
         assert found.sub(0.5).abs().amax() <= drawn.sub(0.5).abs().amax()
+
+
+def test_noise_is_measured_where_there_is_a_picture_behind_it():
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0.2, 0.8, 64).expand(1, 3, 64, 64)
+    for deviation in (0.0, 0.01, 0.05):
+        noisy = ramp + deviation * torch.randn(1, 3, 64, 64, generator=generator)
+        found = noise_level(noisy)
+        for channel, level in zip(noisy[0].double().numpy(), found[0], strict=True):
+            kernel = np.array([[1.0, -1.0], [-1.0, 1.0]]) / 2
+            diagonal = scipy.signal.correlate2d(channel, kernel, mode="valid")[::2, ::2]
+            expected = np.median(np.abs(diagonal)) / scipy.stats.norm.ppf(0.75)
+            assert level == pytest.approx(expected, rel=2e-3, abs=1e-6)
+            assert level == pytest.approx(deviation, rel=0.15, abs=1e-6)
+
+
+def test_some_pictures_get_the_noise_of_others_and_none_loses_its_own():
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.linspace(0.3, 0.7, 32).expand(200, 3, 32, 32)
+    little, much = (
+        smooth + deviation * torch.randn(smooth.shape, generator=generator)
+        for deviation in (0.01, 0.05)
+    )
+    for share in (0.0, 0.25, 1.0):
+        found = add_grain(little, much, share, torch.Generator().manual_seed(1))
+        changed = (found - little).abs().amax((1, 2, 3)) > 0
+        assert changed.float().mean() == pytest.approx(share, abs=0.1)
+        if share:
+            assert noise_level(found[changed]).mean() == pytest.approx(0.05, rel=0.1)
+    found = add_grain(much, little, 1.0, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found, much.clamp(0, 1))
+    assert torch.equal(add_grain(much, much[:0], 1.0, generator), much)

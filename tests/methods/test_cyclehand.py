@@ -20,7 +20,7 @@ from handrec.methods.cyclehand import CycleHand, CycleHandWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Estimates
 from handrec.models.cycle_rotation import Turns
-from handrec.models.cycle_scene import Redrawn, Shares
+from handrec.models.cycle_scene import Redrawn, Shares, noise_level
 from handrec.models.domains import Contrast, describe
 from handrec.models.iterative import IterativeRegressor
 from handrec.render.warp_backend import WarpRasterizer
@@ -151,16 +151,33 @@ def test_every_term_of_the_cycle_reaches_the_backbone(hand, batch, appearance, t
 def test_drawings_follow_their_labels_and_pass_no_gradient(hand, batch, appearance):
     method = tiny_method(hand, appearance)
     sight = method.see(batch)
-    cycle = method.cycle(batch, sight, method.texture(sight.features), torch.arange(4))
+    looks = method.texture(sight.features[:4])
+    cycle = method.cycle(batch, sight, looks, torch.arange(4))
     view = cycle.turned.batch
     assert not any(field.requires_grad for field in view)
     joints = hand.decode(view.pose, view.betas, view.translation).joints
     torch.testing.assert_close(joints, view.joints_3d, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        view.pose[:, 0], cycle.turned.rotation @ cycle.first.pose[:, 0], atol=1e-5, rtol=0
-    )
+    turned = cycle.turned.rotation @ batch.pose[:4, 0]
+    torch.testing.assert_close(view.pose[:, 0], turned, atol=1e-5, rtol=0)
     assert ((view.keypoints_2d > 0) & (view.keypoints_2d < 32)).float().mean() > 0.9
     assert cycle.returned.joints.requires_grad
+
+
+def test_labelled_hands_are_drawn_as_labelled_and_the_others_as_reconstructed(
+    hand, batch, appearance
+):
+    for kind, known in (("known", 4), ("reconstructed", 0)):
+        method = tiny_method(hand, appearance, flow=Flow(hands=kind))
+        sight = method.see(batch)
+        cycle = method.cycle(batch, sight, method.texture(sight.features), torch.arange(8))
+        drawn = cycle.turned.batch
+        for name in ("pose", "betas"):
+            mine, labels, guess = (getattr(x, name) for x in (drawn, batch, cycle.first))
+            if name == "pose":
+                mine, labels, guess = (x[:, 1:] for x in (mine, labels, guess))
+            assert torch.equal(mine[:known], labels[:known])
+            assert torch.equal(mine[known:], guess[known:])
+            assert not torch.allclose(labels[:4], guess[:4])
 
 
 def test_what_is_not_believed_costs_nothing_but_is_drawn_and_learned_from(hand, batch, appearance):
@@ -233,7 +250,9 @@ def test_the_cycle_sets_in_slowly(hand, batch, appearance):
 
 
 def test_a_step_moves_running_statistics_by_its_pictures_alone(hand, batch, appearance):
-    stepped, seen = (tiny_method(hand, appearance, flow=Flow(recolour=0.0)) for _ in range(2))
+    stepped, seen = (
+        tiny_method(hand, appearance, flow=Flow(recolour=0.0, grain=0.0)) for _ in range(2)
+    )
     step(stepped, batch)
     seen.see(batch)
     for (name, mine), theirs in zip(
@@ -363,7 +382,7 @@ def test_labelled_pictures_and_drawings_get_the_colours_of_unlabelled_ones(hand,
     batch = batch._replace(image=torch.cat([batch.image[:4], red.expand(4, 3, 32, 32)]))
     redness = {}
     for share in (0.0, 1.0):
-        method = tiny_method(hand, appearance, flow=Flow(recolour=share))
+        method = tiny_method(hand, appearance, flow=Flow(recolour=share, grain=0.0))
         shown, see = [], method.see
         method.see = lambda x, see=see, shown=shown: shown.append(x.image) or see(x)
         step(method, batch)
@@ -373,6 +392,21 @@ def test_labelled_pictures_and_drawings_get_the_colours_of_unlabelled_ones(hand,
         redness[share] = [(x[:4, 0] - x[:4, 2]).mean() for x in (pictures, drawings)]
     for before, after in zip(redness[0.0], redness[1.0], strict=True):
         assert after > before + 0.1
+
+
+def test_labelled_pictures_and_drawings_get_the_noise_of_unlabelled_ones(hand, batch, appearance):
+    noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    batch = batch._replace(image=torch.cat([batch.image[:4], noise]))
+    shown = []
+    for share in (0.0, 1.0):
+        method = tiny_method(hand, appearance, flow=Flow(recolour=0.0, grain=share))
+        see = method.see
+        method.see = lambda x, see=see: shown.append(x.image) or see(x)
+        step(method, batch)
+    pictures, drawings, noisy_pictures, noisy_drawings = shown
+    assert torch.equal(noisy_pictures[4:], batch.image[4:])
+    for before, after in ((pictures[:4], noisy_pictures[:4]), (drawings, noisy_drawings)):
+        assert noise_level(after).min() > noise_level(before).max() + 0.05
 
 
 def test_drawings_leave_running_statistics_alone():

@@ -119,7 +119,8 @@ def s2hand(hand, kind=S2HAND):
 
 
 def cycle(hand, phase="cycle", pairs="turned"):
-    flow = Flow(share=1.0, recolour=0.0)  # each process takes colours from its own pictures
+    # Each process takes colours and noise from its own pictures.
+    flow = Flow(share=1.0, recolour=0.0, grain=0.0)
     method = CycleHand(
         backbone(), head(), hand, WarpRasterizer(), phase=phase, flow=flow,
         weights=CycleHandWeights(distill=0.1, image=0.1), contrast=Contrast(pairs, prototypes=16),

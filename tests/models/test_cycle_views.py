@@ -52,13 +52,20 @@ def test_uniform_rotations_have_the_haar_measures_angles():
 
 
 def test_a_curriculum_opens_and_its_angles_are_uniform():
-    turns = Turns("curriculum", bounds=(30.0, 180.0), rise=0.5)
+    turns = Turns("curriculum", bounds=(30.0, 180.0), rise=0.5, near=0.0)
     for progress, bound in ((0.0, 30), (0.25, 105), (0.5, 180), (1.0, 180)):
         found = torch.rad2deg(angles(turns, progress, 4000))
         assert found.max().item() == pytest.approx(bound, rel=0.01)
         assert found.mean().item() == pytest.approx(bound / 2, rel=0.05)
     still = sample_turns(5, Turns(bounds=(0.0, 0.0)), 1.0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(still, torch.eye(3).expand(5, 3, 3))
+
+
+def test_a_share_of_the_turns_stays_near():
+    found = torch.rad2deg(angles(Turns("curriculum", bounds=(30.0, 180.0), near=0.4)))
+    expected = 0.4 + 0.6 * 30 / 180
+    assert (found < 30).float().mean().item() == pytest.approx(expected, abs=0.02)
+    assert found.max() > 178
 
 
 def test_an_euler_box_keeps_the_view_within_its_pitch():

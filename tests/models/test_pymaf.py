@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from handrec.geometry.rotations import interleaved_6d_to_matrix
 from handrec.hand.openhand import OpenHand
 from handrec.models.base import Backbone, Features
 from handrec.models.iterative import IterativeRegressor
 from handrec.models.pymaf import PointMLP, PyMAF, regular_grid, sample_points
-from handrec.models.state import HandState, decode_state, mean_state
+from handrec.models.state import HandState, decode_state, mean_state, steadied
 from handrec.types import Camera
 
 
@@ -144,3 +146,32 @@ def test_iterative_regressor_is_one_layer_applied_again(hand, camera):
     torch.testing.assert_close(estimates.iterations[0].vertices, first.vertices)
     assert not torch.equal(estimates.iterations[1].vertices, first.vertices)
     assert estimates.dense is None
+
+
+def rotation_gradient(sixd, through):
+    given = sixd.clone().requires_grad_()
+    slope = torch.randn(3, 3, generator=torch.Generator().manual_seed(3)).to(sixd)
+    (interleaved_6d_to_matrix(through(given)) * slope).sum().backward()
+    return given.grad
+
+
+def test_rotations_that_nearly_vanish_do_not_drown_a_batch():
+    """First column short, columns nearly parallel: the gradient's direction, not its size."""
+    generator = torch.Generator().manual_seed(0)
+    sixd = torch.randn(2000, 6, generator=generator, dtype=torch.float64)
+    sixd[:500, 0::2] *= 1e-3
+    sixd[500:1000, 1::2] = sixd[500:1000, 0::2] + 1e-3 * sixd[500:1000, 1::2]
+    torch.testing.assert_close(steadied(sixd), sixd, rtol=1e-12, atol=0)
+    exact, found = (rotation_gradient(sixd, through) for through in (lambda x: x, steadied))
+    assert exact.norm(dim=1)[:1000].max() > 1e3
+    assert found.norm(dim=1).max() < 5
+    torch.testing.assert_close(
+        F.cosine_similarity(found, exact), torch.ones(2000, dtype=sixd.dtype)
+    )
+    columns = sixd.view(2000, 3, 2)
+    heights = [
+        np.abs(np.linalg.qr(columns[..., order].numpy()).R[:, 1, 1]) for order in ([0, 1], [1, 0])
+    ]
+    factor = torch.from_numpy(np.minimum(np.minimum(*heights), 1.0))
+    assert (factor == 1).any()
+    torch.testing.assert_close(found, factor[:, None] * exact)

@@ -107,6 +107,6 @@ def draw_strip(method: CycleHand, batch: HandBatch) -> Picture:
         rows = torch.arange(len(batch.image), device=batch.image.device)
         cycle = method.cycle(batch, sight, looks, rows)
         source = pick_batch(batch, cycle.rows)
-        drawn = method.draw(cycle.first, looks.rows(cycle.rows), source)
+        drawn = method.draw(cycle.first, looks, source)
     method.train(training)
     return cycle_strip(batch, cycle, drawn, method.hand.faces, method.rasterizer)

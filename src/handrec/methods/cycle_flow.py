@@ -42,8 +42,12 @@ class Flow:
         kept: what of the pictures remains.
         recolour: share of the labelled pictures and of the drawings that get the colours of
             unlabelled pictures, somewhat, see ``models.cycle_scene.recolour``.
-        hands: ``reconstructed``, or ``sampled``: random poses and shapes instead, which makes the
-            cycle plain training on further drawings (a baseline; no hand is turned back).
+        grain: share of both that get the noise of unlabelled pictures, see
+            ``models.cycle_scene.add_grain``.
+        hands: which are turned and drawn. ``known``: those of labelled pictures as labelled, those
+            of the others as reconstructed. ``reconstructed``: all as reconstructed. ``sampled``:
+            random poses and shapes instead, which makes the cycle plain training on further
+            drawings (a baseline; no hand is turned back).
         margin: least and greatest side of a crop, in longer sides of the hand's box.
         smallest: share of the crop that a hand must cover to count.
         ramp: share of the training in which the terms of the cycle grow to their full weight.
@@ -54,7 +58,8 @@ class Flow:
     turns: Turns = field(default_factory=Turns)
     kept: Shares = field(default_factory=Shares)
     recolour: float = 0.5
-    hands: Literal["reconstructed", "sampled"] = "reconstructed"
+    grain: float = 0.5
+    hands: Literal["known", "reconstructed", "sampled"] = "known"
     margin: tuple[float, float] = (1.15, 1.5)
     smallest: float = 0.03
     ramp: float = 0.1
@@ -65,7 +70,7 @@ class Flow:
         positive(self, share=self.share, least_margin=least, greatest_margin=greatest)
         positive(self, tolerance=self.tolerance)
         rising(self, margin=self.margin)
-        fraction(self, share=self.share, recolour=self.recolour)
+        fraction(self, share=self.share, recolour=self.recolour, grain=self.grain)
         fraction(self, smallest=self.smallest, ramp=self.ramp)
 
 
@@ -214,6 +219,31 @@ def turn_back(hands: HandPrediction, turned: Turned, camera: Camera) -> HandPred
     what (c) is off in depth the turn would make an offset to the side, out of the picture.
     """
     return turn_hand(hands, turned.rotation.mT, hands.vertices.mean(1), turned.centre, camera)
+
+
+def known_hands(hands: HandPrediction, source: HandBatch) -> HandPrediction:
+    """Return the hands of labels where there are any, and the given ones elsewhere.
+
+    Reconstructions are drawn to the mean: drawn alone, they would teach that hands are all alike.
+
+    Args:
+        hands: (a), of every picture.
+        source: the pictures and their labels.
+    """
+    given = HandPrediction(
+        source.vertices,
+        source.joints_3d,
+        source.keypoints_2d,
+        source.pose,
+        source.betas,
+        source.translation,
+    )
+    known = source.has_pose * source.has_vertices * source.has_joints_3d > 0
+    picked = (
+        torch.where(known.view(-1, *[1] * (old.ndim - 1)), new, old)
+        for old, new in zip(hands[:6], given[:6], strict=True)
+    )
+    return HandPrediction(*picked)
 
 
 def sample_hands(

@@ -35,6 +35,7 @@ from handrec.methods.cycle_flow import (
     Sight,
     detached,
     frozen_averages,
+    known_hands,
     pick,
     pick_batch,
     sample_hands,
@@ -46,7 +47,7 @@ from handrec.methods.loading import read_checkpoint
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, HeadFactory
-from handrec.models.cycle_scene import Own, Redrawn, recolour, without_hand
+from handrec.models.cycle_scene import Own, Redrawn, add_grain, recolour, without_hand
 from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
 from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
@@ -217,16 +218,16 @@ class CycleHand(HandMethod):
             known = labelled(batch)[:, None, None, None]
             batch = batch._replace(image=torch.where(known, changed, batch.image))
         sight = self.see(batch)
-        looks = self.texture(sight.features)
+        rows = self.choose(len(batch.image)).to(batch.image.device)
+        looks = self.texture(sight.features[rows])
         hands = sight.estimates.iterations[-1]
         terms = label_terms(sight.estimates, batch, self.hand, self.rasterizer)
         terms |= _texture_terms(looks) | self._mechanical(hands)
-        rows = self.choose(len(batch.image)).to(batch.image.device)
         if self.weights.photo:
             # In phase 1 texture and light learn from where the hand is, not the other way round.
             first = pick(hands if self.phase == "cycle" else detached(hands), rows)
             source = pick_batch(batch, rows)
-            drawn = self.draw(first, looks.rows(rows), source)
+            drawn = self.draw(first, looks, source)
             terms["photo"] = self._photometric(drawn, source, torch.ones_like(source.has_mask))
         if self.phase == "cycle":
             terms |= self._cycle_terms(self.cycle(batch, sight, looks, rows), batch, sight, looks)
@@ -240,14 +241,24 @@ class CycleHand(HandMethod):
         return torch.randperm(count)[: max(1, round(self.flow.share * count))]
 
     def cycle(self, batch: HandBatch, sight: Sight, looks: Looks, rows: Int[Tensor, " n"]) -> Cycle:
-        """Return the four states of some of a batch's pictures."""
+        """Return the four states of some of a batch's pictures.
+
+        Args:
+            batch: pictures.
+            sight: of all of them.
+            looks: of those that are drawn.
+            rows: which these are.
+        """
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         source = pick_batch(batch, rows)
         first = pick(sight.estimates.iterations[-1], rows)
         hands = detached(first)
         dense = sight.estimates.dense
         background = self._backgrounds(hands, source, None if dense is None else dense[rows])
-        own = Own(looks.rows(rows).lit().detach(), background)
+        lends = (~labelled(source)).to(background)
+        own = Own(looks.lit().detach(), background, lends)
+        if self.flow.hands == "known":
+            hands = known_hands(hands, source)
         if self.sampler is not None:
             hands = sample_hands(self.sampler, self.hand, hands, generator)
         draw = partial(
@@ -265,9 +276,11 @@ class CycleHand(HandMethod):
         return Cycle(rows, first, turned, seen, returned, trust, redrawn)
 
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
-        """Return pictures of which some have the colours of a batch's unlabelled ones."""
+        """Return pictures of which some have colours or noise of a batch's unlabelled ones."""
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        return recolour(images, batch.image[~labelled(batch)], self.flow.recolour, generator)
+        others = batch.image[~labelled(batch)]
+        images = recolour(images, others, self.flow.recolour, generator)
+        return add_grain(images, others, self.flow.grain, generator)
 
     @property
     def _redraws(self) -> bool:
@@ -379,7 +392,7 @@ class CycleHand(HandMethod):
         """Draw (d) in the looks of (a): it must fit the picture, and the drawing of (a)."""
         if not (self.weights.photo_returned or self.weights.image):
             return {}
-        source, own = pick_batch(batch, cycle.rows), looks.rows(cycle.rows)
+        source, own = pick_batch(batch, cycle.rows), looks
         drawn = self.draw(cycle.returned, own, source)
         terms = {"photo_returned": self._photometric(drawn, source, weight)}
         if self.weights.image:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from handrec.errors import UserError, not_negative
+from handrec.errors import UserError, fraction, not_negative
 from handrec.geometry.camera import project
 from handrec.geometry.rotations import axis_angle_to_matrix, random_rotations
 from handrec.types import Camera, HandPrediction
@@ -25,18 +25,21 @@ class Turns:
         euler: greatest pitch, yaw and roll, degrees.
         bounds: of the curriculum, at the start and at the end, degrees.
         rise: share of the training in which the bound rises.
+        near: share of the curriculum's turns that stay within the first bound.
     """
 
     sampling: Literal["so3_uniform", "euler_box", "curriculum"] = "curriculum"
     euler: tuple[float, float, float] = (90.0, 90.0, 180.0)
     bounds: tuple[float, float] = (30.0, 180.0)
     rise: float = 0.5
+    near: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 <= self.bounds[0] <= self.bounds[1] <= 180:
             raise UserError("turns: bounds rise within 0 to 180 degrees")
         pitch, yaw, roll = self.euler
         not_negative(self, pitch=pitch, yaw=yaw, roll=roll)
+        fraction(self, near=self.near)
         if not 0 < self.rise <= 1:
             raise UserError(f"turns: rise {self.rise} is no share in (0, 1]")
 
@@ -62,7 +65,9 @@ def sample_turns(
     first, last = turns.bounds
     bound = math.radians(first + (last - first) * min(1.0, progress / turns.rise))
     axis = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
-    return axis_angle_to_matrix(axis * bound * torch.rand(count, 1, generator=generator))
+    stay = torch.rand(count, 1, generator=generator) < turns.near
+    bounds = torch.where(stay, math.radians(first), bound)
+    return axis_angle_to_matrix(axis * bounds * torch.rand(count, 1, generator=generator))
 
 
 def turn_hand(

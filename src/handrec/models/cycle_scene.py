@@ -11,6 +11,7 @@ from torch import Tensor
 from handrec.data.appearance.base import Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients
 from handrec.data.appearance.everyday import Everyday
+from handrec.data.appearance.lens import normal_noise
 from handrec.data.appearance.skin_bank import shift_tone, toned
 from handrec.data.scenes import Uniform
 from handrec.errors import fraction
@@ -19,6 +20,9 @@ from handrec.render.colour import srgb_to_lab
 
 #: Prefix of the columns of a look that come from a reconstruction.
 _OWN = "own."
+
+#: The median size of a standard normal number.
+_MEDIAN_OF_NORMAL = 0.6745
 
 #: Added to colours' variances: a level of 255, squared.
 _LEAST_VARIANCE = 1.5e-5
@@ -30,10 +34,12 @@ class Own(NamedTuple):
     Attributes:
         texture: of the hand, RGB in [0, 1] in its model's atlas.
         background: the picture without the hand.
+        lends: 1 where other hands of the batch may be drawn in these; if nowhere, all lend.
     """
 
     texture: Float[Tensor, "b 3 t t"]
     background: Float[Tensor, "b 3 h w"]
+    lends: Float[Tensor, " b"]
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,15 @@ class Shares:
         texture: share of the hands drawn in their own texture; others get a skin of the appearance.
         tone: share of those whose texture keeps its tone, too: a glove's, or what coloured light
             made of skin; others are shifted to the tone of a skin of the appearance.
-        swap: share of those whose texture is another's of the batch.
-        background: share drawn before their own picture, without the hand that was in it; others
-            get a background of the appearance.
+        swap: share of all hands that take texture and picture from another of the batch that
+            lends: labelled hands from unlabelled pictures, so that they are seen in their looks.
+        background: share drawn before their picture, without the hand that was in it; others get a
+            background of the appearance.
     """
 
     texture: float = 0.5
     tone: float = 0.5
-    swap: float = 0.3
+    swap: float = 0.5
     background: float = 0.5
 
     def __post_init__(self) -> None:
@@ -76,18 +83,17 @@ class Redrawn(Everyday):
         """
         count, device = len(own.texture), own.texture.device
         draw = Uniform(generator)
-        whose = torch.where(
-            draw(0.0, 1.0, count) < shares.swap,
-            torch.randint(count, (count,), generator=generator),
-            torch.arange(count),
-        )
+        swapped = (draw(0.0, 1.0, count) < shares.swap).to(device)
+        lots = draw(0.0, 1.0, count, count).to(device)
+        lender = (lots + own.lends).argmax(1)  # a lot is below 1: of those that lend, if any
+        whose = torch.where(swapped, lender, torch.arange(count, device=device))
         kept = torch.tensor([[shares.texture], [shares.background], [shares.tone]])
         keeps = draw(0.0, 1.0, 3, count) < kept
         look = {name: column.to(device) for name, column in self.sample(count, generator).items()}
         kept_texture, kept_background, kept_tone = keeps.float().to(device)
         return look | {
-            f"{_OWN}texture": own.texture.detach()[whose.to(device)],
-            f"{_OWN}background": own.background.detach(),
+            f"{_OWN}texture": own.texture.detach()[whose],
+            f"{_OWN}background": own.background.detach()[whose],
             f"{_OWN}keeps_texture": kept_texture,
             f"{_OWN}keeps_background": kept_background,
             f"{_OWN}keeps_tone": kept_tone,
@@ -169,6 +175,49 @@ def transfer_colours(
         change = inverse.mT @ _square_root(root.mT @ wanted @ root) @ inverse
         changed: Tensor = change @ (pixels - mean) + wanted_mean
     return changed.view_as(image)
+
+
+@torch.no_grad()
+def add_grain(
+    images: Float[Tensor, "b 3 h w"],
+    others: Float[Tensor, "n 3 h w"],
+    share: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "b 3 h w"]:
+    """Return pictures of which some are as noisy as random others, where these are noisier.
+
+    Args:
+        images: RGB in [0, 1].
+        others: of the domain to look like; without any nothing changes.
+        share: of the pictures that change.
+        generator: source of all randomness, on the CPU.
+    """
+    if not (share and len(others)):
+        return images
+    draw, count = Uniform(generator), len(images)
+    chosen = (draw(0.0, 1.0, count) < share).to(images)[:, None, None, None]
+    like = others[torch.randint(len(others), (count,), generator=generator).to(others.device)]
+    missing = noise_level(like).square() - noise_level(images).square()
+    deviation = chosen * missing.clamp(min=0).sqrt()[..., None, None]
+    channels, height, width = images.shape[1:]
+    noise = normal_noise(draw.seeds(count).to(images.device), (channels, height, width))
+    return (images + deviation * noise).clamp(0, 1)
+
+
+def noise_level(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+    """Return the standard deviation of each channel's noise.
+
+    The median size of the finest diagonal Haar coefficients, where pictures themselves show little
+    (D. Donoho and I. Johnstone, Biometrika 1994).
+
+    Args:
+        image: any values; a last odd row or column is left out.
+    """
+    height, width = (side - side % 2 for side in image.shape[-2:])
+    difference = image.float()[..., :height, :width].unflatten(-2, (-1, 2)).diff(dim=-2)
+    diagonal = difference.unflatten(-1, (-1, 2)).diff(dim=-1) / 2
+    level: Tensor = diagonal.flatten(2).abs().median(dim=2).values / _MEDIAN_OF_NORMAL
+    return level
 
 
 def _colour_statistics(pixels: Float[Tensor, "b 3 n"]) -> tuple[Tensor, Tensor]:

@@ -63,9 +63,29 @@ def decode_state(state: HandState, hand: HandModel, camera: Camera) -> HandPredi
     ten times smaller than the body PyMAF was scaled for (PyMAF-X); ``s`` is in 1/m, so that
     ``s (X + tx)`` is a position in [-1, 1] across the crop, and ``tx, ty`` are in metres.
     """
-    pose = interleaved_6d_to_matrix(rearrange(state.pose, "b (j c) -> b j c", c=6))
+    pose = interleaved_6d_to_matrix(steadied(rearrange(state.pose, "b (j c) -> b j c", c=6)))
     weak = state.camera * state.camera.new_tensor([10.0, 0.1, 0.1])
     translation = weak_to_translation(weak, camera.intrinsics, camera.image_size)
     vertices, joints = hand.decode(pose, state.betas, translation)
     keypoints = project(joints, camera.intrinsics)
     return HandPrediction(vertices, joints, keypoints, pose, state.betas, translation)
+
+
+def steadied(sixd: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
+    """Return 6D rotations whose gradient does not grow where their columns vanish.
+
+    A network that does not know which way a hand is turned gives the mean of what it believes, with
+    short columns or nearly parallel ones. Gram and Schmidt then divide the gradient by the heights
+    of the parallelogram they span, and one such hand drowns a batch. That gradient is multiplied by
+    the lesser height here, if it is below 1: its direction stays, its size becomes usual.
+
+    Args:
+        sixd: interleaved columns, see :func:`~handrec.geometry.rotations.interleaved_6d_to_matrix`.
+    """
+    with torch.no_grad():
+        first, second = sixd[..., 0::2], sixd[..., 1::2]
+        area = torch.linalg.cross(first, second, dim=-1).norm(dim=-1, keepdim=True)
+        longer = torch.stack([first, second]).norm(dim=-1, keepdim=True).amax(0)
+        factor = (area / longer.clamp(min=1e-12)).clamp(max=1.0)
+    steady: Tensor = factor * sixd + ((1 - factor) * sixd).detach()
+    return steady

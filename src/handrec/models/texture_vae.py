@@ -49,10 +49,6 @@ class Looks(NamedTuple):
     diffuse: Float[Tensor, "b 3"]
     direction: Float[Tensor, "b 3"]
 
-    def rows(self, index: Tensor) -> "Looks":
-        """Return the looks of some hands."""
-        return Looks(*(column[index] for column in self))
-
     def lit(self) -> Float[Tensor, "b 3 t t"]:
         """Return the textures in the colour and brightness that the light gives them.
 
