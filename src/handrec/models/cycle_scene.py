@@ -186,11 +186,7 @@ def add_grain(
 ) -> Float[Tensor, "b 3 h w"]:
     """Return pictures of which some are as noisy as random others, where these are noisier.
 
-    Args:
-        images: RGB in [0, 1].
-        others: of the domain to look like; without any nothing changes.
-        share: of the pictures that change.
-        generator: source of all randomness, on the CPU.
+    Args: as of :func:`recolour`.
     """
     if not (share and len(others)):
         return images
