@@ -5,10 +5,12 @@
 
 Each row (``ROWS``) is pre-trained once for each seed, `handmim_pretrain` but for the options named
 there, and its teacher exported; then `handmim_finetune` (`handmim` for random weights: the same
-recipe) is trained and tested on each share of the labels with each head, for the same steps. Of
-several learning rates every row, random weights included, gets its best one on the validation
-split. The record is written after every row; what it holds already is not trained again, so that a
-long series can be interrupted.
+recipe) is trained and tested on each share of the labels with each head, for the same steps. The
+row `labelled` starts from a backbone that was trained with these labels and another head for
+`LABELLED_EPOCHS`: what a fresh head makes of features that know the task. Of several learning rates
+every row, random weights included, gets its best one on the validation split. The record is written
+after every row; what it holds already is not trained again, so that a long series can be
+interrupted.
 
 The bars: HandMIM's PA-MPVPE is at least 15 % below that of random weights at 10 % of the labels and
 3 % at all of them, and below that of ``invariant``; PyMAF's is below the iterative head's.
@@ -28,7 +30,7 @@ from handrec.records import write_record
 
 MODEL = "--model.init_args"
 
-#: Options of the pre-training; None is no pre-training. Cross entropies are far larger than
+#: Options of the pre-training; None is none. Cross entropies are far larger than
 #: distances of points, so class terms of prototypes weigh 1.
 ROWS: dict[str, list[str] | None] = {
     "random": None,
@@ -39,7 +41,10 @@ ROWS: dict[str, list[str] | None] = {
     "no_patches": [f"{MODEL}.weights.patches=0"],
     "no_pixels": [f"{MODEL}.weights.pixels=0"],
     "pixels_only": [f"{MODEL}.weights.{name}=0" for name in ("tokens", "spread", "patches")],
+    "labelled": None,
 }
+#: Of the training that takes the place of a pre-training in the row `labelled`.
+LABELLED_EPOCHS = 9
 HEADS = {
     "pymaf": [],
     "iterative": [f"{MODEL}.head=handrec.models.iterative.IterativeRegressor"],
@@ -55,18 +60,30 @@ def last_value(run: Path, name: str, best: bool = False) -> float:
     return min(values) if best else values[-1]
 
 
-def pretrain(row: str, seed: int, scale: str, more: list[str]) -> tuple[Path, Row]:
-    """Pre-train a row once for each seed, and return its exported backbone and figures."""
-    name = f"pretrain_{row}_{scale}_{seed}"
-    options = [f"--scale={scale}", f"--seed_everything={seed}", *(ROWS[row] or []), *more]
+def pretrain(name: str, key: Row, more: list[str]) -> Row:
+    """Pre-train a row once for each seed, and return its figures."""
+    options = [f"--scale={key['scale']}", f"--seed_everything={key['seed']}"]
+    options += [*(ROWS[key["row"]] or []), *more]
     run, seconds = trained(name, "--exp=handmim_pretrain", *options)
+    names = ("probe", "probe_untrained", "probe_pose", "probe_untrained_pose")
+    return {"pretrain_s": seconds} | {name: last_value(run, f"val/{name}") for name in names}
+
+
+def start(key: Row, chosen: argparse.Namespace, options: list[str]) -> tuple[list[str], Row]:
+    """Return the experiment of a row's fine-tuning with its first weights, and their figures."""
+    if key["row"] == "random":
+        return ["--exp=handmim"], {}
+    if key["row"] == "labelled":
+        name, figures = "labelled_{head}_{labels:g}_{scale}_{seed}".format(**key), {}
+        trained(name, "--exp=handmim", *options, f"--trainer.max_epochs={LABELLED_EPOCHS}")
+    else:
+        name = "pretrain_{row}_{scale}_{seed}".format(**key)
+        figures = pretrain(name, key, chosen.pretrain_options)
     export = Path(runs.LOGS) / f"{name}.safetensors"
     if not export.exists():
         handrec("export-backbone", name, f"--out={export}")
-    names = ("probe", "probe_untrained", "probe_pose", "probe_untrained_pose")
-    return export, {"pretrain_s": seconds} | {
-        name: last_value(run, f"val/{name}") for name in names
-    }
+    weights = f"{MODEL}.backbone.init_args.checkpoint={export}"
+    return ["--exp=handmim_finetune", weights], figures
 
 
 def test(run: Path) -> Row:
@@ -81,17 +98,13 @@ def test(run: Path) -> Row:
 
 def measure(key: Row, chosen: argparse.Namespace) -> Row:
     """Return the figures of one row: the best of the learning rates on the validation split."""
-    options, figures = ["--exp=handmim"], {}
-    if ROWS[key["row"]] is not None:
-        export, figures = pretrain(key["row"], key["seed"], chosen.scale, chosen.pretrain_options)
-        weights = f"{MODEL}.backbone.init_args.checkpoint={export}"
-        options = ["--exp=handmim_finetune", weights]
-    options += [f"--scale={chosen.scale}", f"--seed_everything={key['seed']}", *HEADS[key["head"]]]
+    options = [f"--scale={chosen.scale}", f"--seed_everything={key['seed']}", *HEADS[key["head"]]]
     options += [f"--data.init_args.label_share={key['labels']}", *chosen.finetune_options]
+    first, figures = start(key, chosen, options)
     tried = []
     for lr in chosen.lrs:
         name = "finetune_{row}_{head}_{labels:g}_{scale}_{seed}".format(**key) + f"_{lr:g}"
-        run, seconds = trained(name, *options, f"{MODEL}.lr={lr}")
+        run, seconds = trained(name, *first, *options, f"{MODEL}.lr={lr}")
         tried.append((last_value(run, "val/pa_mpvpe", best=True), lr, run, seconds))
     error, lr, run, seconds = min(tried, key=lambda item: item[0])
     found = {"lr": lr, "val_pa_mpvpe_mm": error, "finetune_s": seconds}
@@ -112,7 +125,7 @@ def main() -> None:
         parser.add_argument(f"--{stage}-options", type=shlex.split, default=[], help=shown)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    start, rows = time.perf_counter(), []
+    began, rows = time.perf_counter(), []
     if chosen.out and chosen.out.exists():
         rows = json.loads(chosen.out.read_text())["figures"]
     wanted = [
@@ -132,7 +145,7 @@ def main() -> None:
             name = ", ".join(["HandMIM pre-training", chosen.scale, *chosen.pretrain_options])
             finetune = [option.rpartition(".")[2] for option in chosen.finetune_options]
             name += ", fine-tuned with " + " ".join(finetune) if finetune else ""
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             write_record(chosen.out, name, rows, config, seconds=seconds)
 
 
