@@ -197,6 +197,18 @@ def test_another_data_set_at_evaluation(trained, workspace):
     assert main(["test", "--run=dummy", "--dataset=other"]) == 0
 
 
+def test_another_data_set_at_evaluation_inherits_as_in_training(trained, workspace):
+    folder = workspace / "experiments"
+    for name in ("data/common", "scale/smoke/common"):
+        write_yaml(folder / f"{name}.yaml", {})
+    for name in ("data/other", "scale/smoke/other"):
+        write_yaml(folder / f"{name}.yaml", {"bases": ["common.yaml"]})
+    args = expand(["test", "--run=dummy", "--dataset=other"])
+    files = [Path(arg.partition("=")[2]) for arg in args if arg.startswith("--config=")][1:]
+    names = [str(file.relative_to(folder).with_suffix("")) for file in files]
+    assert names == ["data/common", "data/other", "scale/smoke/common", "scale/smoke/other"]
+
+
 def test_lists_append_and_dataclasses_merge(workspace):
     write_yaml(
         workspace / "experiments" / "child.yaml",

@@ -369,6 +369,29 @@ def test_the_teacher_form_and_redrawn_pairs(hand, batch, appearance):
     assert not method.tie.train().teacher.training
 
 
+def test_a_teacher_leaves_the_pairs_of_the_contrastive_term_as_they_are(hand, batch, appearance):
+    weights = CycleHandWeights(distill=1.0)
+    method = tiny_method(hand, appearance, weights, contrast=Contrast("turned", prototypes=32))
+    tie, given = method.tie.contrast, []
+    method.tie.contrast = lambda *arguments: given.append(arguments) or tie(*arguments)
+    step(method, batch)
+    ((_, _, rotation, _),) = given
+    turned_by = rotation.diagonal(dim1=1, dim2=2).sum(1)
+    assert turned_by.min() < 2  # of no turn 3
+    assert method.terms["distill"] > 0
+
+
+@pytest.mark.parametrize("hands", ["known", "reconstructed"])
+def test_a_drawn_label_is_a_pair_however_wrong_the_reconstruction(hand, batch, appearance, hands):
+    method = tiny_method(hand, appearance, flow=Flow(share=1.0, hands=hands))
+    sight = method.see(batch)
+    rows = torch.arange(len(batch.image))
+    cycle = method.cycle(batch, sight, method.texture(sight.features), rows)
+    assert cycle.trust[:4].max() < 0.5
+    drawn = torch.ones(4) if hands == "known" else cycle.trust[:4]
+    torch.testing.assert_close(cycle.belief, torch.cat([drawn, cycle.trust[4:]]))
+
+
 def test_sampled_hands_only_have_drawings(hand, batch, appearance):
     flow = Flow(hands="sampled", turns=Turns("so3_uniform"))
     method = tiny_method(hand, appearance, flow=flow)

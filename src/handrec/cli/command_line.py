@@ -118,8 +118,9 @@ def run_arguments(own: dict[str, str], rest: list[str]) -> Iterator[str]:
     yield from ONE_PROCESS
     if "dataset" in own:
         scale = experiments.read_yaml(config).get("scale") if config else None
-        yield f"--config={experiments.find('DATA', own['dataset'])}"
-        for path in list(experiments.overlays(scale, own["dataset"]))[1:] if scale else ():
+        files = [experiments.find("DATA", own["dataset"])]
+        files += list(experiments.overlays(scale, own["dataset"]))[1:] if scale else []
+        for path in (member for file in files for member in experiments.config_chain(file)):
             yield f"--config={path}"
         yield f"--dataset={own['dataset']}"
     if checkpoint is None and run is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from handrec.geometry.rotations import geodesic_distance
 from handrec.losses.hand import keypoints_2d_loss, masked_mean, shape_loss
+from handrec.losses.precision import full_precision
 from handrec.types import HandBatch, HandPrediction
 
 #: A metre of joints costs as much as so many radians.
@@ -106,6 +107,7 @@ def round_trip_loss(
     return angle + JOINTS_PER_METRE * masked_mean((relative[1] - relative[0]).abs(), weight)
 
 
+@full_precision
 def photometric_loss(
     drawn: Float[Tensor, "b 3 h w"],
     image: Float[Tensor, "b 3 h w"],
@@ -126,7 +128,7 @@ def photometric_loss(
         structure: weight of the structural similarity (Wang et al., 2004), windows of 5 pixels.
     """
     mask = mask.detach()
-    drawn, image = drawn.float() * mask, image.float() * mask
+    drawn, image = drawn * mask, image * mask
     area = mask.sum((1, 2, 3))
     seen = weight * (area > 0)
     difference = (drawn - image).abs().mean(1, keepdim=True)

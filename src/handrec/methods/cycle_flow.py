@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -50,7 +50,7 @@ class Flow:
             drawings (a baseline; no hand is turned back).
         margin: least and greatest side of a crop, in longer sides of the hand's box.
         smallest: share of the crop that a hand must cover to count.
-        ramp: share of the training in which the terms of the cycle grow to their full weight.
+        ramp: share of the training in which ``rendered`` and ``returned`` grow to full weight.
         tolerance: of keypoints, share of the crop, see ``losses.cycle.keypoint_agreement``.
     """
 
@@ -94,6 +94,10 @@ class Turned(NamedTuple):
     place: Float[Tensor, "b 3"]
     weight: Float[Tensor, " b"]
 
+    def with_image(self, image: Float[Tensor, "b 3 h w"]) -> "Turned":
+        """Return the same hands in other pictures."""
+        return self._replace(batch=self.batch._replace(image=image))
+
 
 class Cycle(NamedTuple):
     """The four states of some rows of a batch.
@@ -105,7 +109,9 @@ class Cycle(NamedTuple):
         seen: features of (b), and (c) after every iteration.
         returned: (d).
         trust: in (a), 0 to 1.
-        redrawn: drawings of (a) as it was seen, or None.
+        belief: that what is drawn is the picture's hand: 1 where it was drawn as labelled, the
+            trust elsewhere.
+        redrawn: the same hands as they were seen, drawn, or None.
     """
 
     rows: Int[Tensor, " n"]
@@ -114,7 +120,8 @@ class Cycle(NamedTuple):
     seen: "Sight"
     returned: HandPrediction
     trust: Float[Tensor, " n"]
-    redrawn: HandBatch | None
+    belief: Float[Tensor, " n"]
+    redrawn: Turned | None
 
 
 class Sight(NamedTuple):
@@ -192,7 +199,9 @@ def _labelled(
     image: Tensor, hands: HandPrediction, camera: Camera, source: HandBatch, weight: Tensor
 ) -> HandBatch:
     """Return drawings with what was drawn as labels."""
-    back = source.intrinsics @ torch.linalg.inv_ex(camera.intrinsics).inverse
+    with torch.autocast(image.device.type, enabled=False):
+        back = source.intrinsics @ torch.linalg.inv_ex(camera.intrinsics).inverse
+        crop_to_image = source.crop_to_image @ back
     return source._replace(
         image=image,
         intrinsics=camera.intrinsics,
@@ -208,7 +217,7 @@ def _labelled(
         has_pose=weight,
         has_mask=weight,
         has_visibility=weight,
-        crop_to_image=source.crop_to_image @ back,
+        crop_to_image=crop_to_image,
     )
 
 
@@ -238,12 +247,17 @@ def known_hands(hands: HandPrediction, source: HandBatch) -> HandPrediction:
         source.betas,
         source.translation,
     )
-    known = source.has_pose * source.has_vertices * source.has_joints_3d > 0
+    known = is_known(source)
     picked = (
         torch.where(known.view(-1, *[1] * (old.ndim - 1)), new, old)
         for old, new in zip(hands[:6], given[:6], strict=True)
     )
     return HandPrediction(*picked)
+
+
+def is_known(batch: HandBatch) -> Bool[Tensor, " b"]:
+    """Return where labels say all that it takes to draw a hand."""
+    return batch.has_pose * batch.has_vertices * batch.has_joints_3d > 0
 
 
 def sample_hands(

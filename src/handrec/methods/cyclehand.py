@@ -35,6 +35,7 @@ from handrec.methods.cycle_flow import (
     Sight,
     detached,
     frozen_averages,
+    is_known,
     known_hands,
     pick,
     pick_batch,
@@ -224,7 +225,8 @@ class CycleHand(HandMethod):
         terms = label_terms(sight.estimates, batch, self.hand, self.rasterizer)
         terms |= _texture_terms(looks) | self._mechanical(hands)
         if self.weights.photo:
-            # In phase 1 texture and light learn from where the hand is, not the other way round.
+            # In phase 1 texture and light learn from where the hand is, not the other way round
+            # (but by way of the features, which are of both).
             first = pick(hands if self.phase == "cycle" else detached(hands), rows)
             source = pick_batch(batch, rows)
             drawn = self.draw(first, looks, source)
@@ -266,14 +268,18 @@ class CycleHand(HandMethod):
             appearance=self.appearance, progress=self.progress(), generator=generator,
         )  # fmt: skip
         turned = draw(flow=self.flow)
-        image = self.recoloured(turned.batch.image, batch)
-        turned = turned._replace(batch=turned.batch._replace(image=image))
-        redrawn = draw(flow=replace(self.flow, turns=NO_TURN)).batch if self._redraws else None
+        turned = turned.with_image(self.recoloured(turned.batch.image, batch))
+        redrawn = None
+        if self._redraws:
+            redrawn = draw(flow=replace(self.flow, turns=NO_TURN))
+            redrawn = redrawn.with_image(self.recoloured(redrawn.batch.image, batch))
         with frozen_averages(self.backbone, self.head):
             seen = self.see(turned.batch)
         returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
         trust = self._trust(sight, batch)[rows]
-        return Cycle(rows, first, turned, seen, returned, trust, redrawn)
+        known = is_known(source) if self.flow.hands == "known" else torch.zeros_like(trust) > 0
+        belief = torch.where(known, 1.0, trust)
+        return Cycle(rows, first, turned, seen, returned, trust, belief, redrawn)
 
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
         """Return pictures of which some have colours or noise of a batch's unlabelled ones."""
@@ -383,7 +389,7 @@ class CycleHand(HandMethod):
             gated = {"returned": ramp * returned}
             gated |= self._drawn_terms(cycle, batch, looks, believed)
             terms |= {name: trust * term for name, term in gated.items()}
-            terms |= self._domain_terms(cycle, batch, sight, believed)
+            terms |= self._domain_terms(cycle, batch, sight)
         return terms
 
     def _drawn_terms(
@@ -400,19 +406,21 @@ class CycleHand(HandMethod):
             terms["image"] = masked_mean((drawn.image - first.image).abs(), weight)
         return terms
 
-    def _domain_terms(
-        self, cycle: Cycle, batch: HandBatch, sight: Sight, weight: Tensor
-    ) -> dict[str, Tensor]:
+    def _domain_terms(self, cycle: Cycle, batch: HandBatch, sight: Sight) -> dict[str, Tensor]:
         """Tie the features of pictures to those of drawings of what are believed their hands."""
-        terms, mine, drawn = {}, sight.features[cycle.rows], cycle.seen.features
-        if cycle.redrawn is not None:
-            with frozen_averages(self.backbone):
-                drawn = describe(self.backbone.encode(cycle.redrawn.image))
-        if self.weights.contrast:
-            rotation = cycle.turned.rotation if cycle.redrawn is None else None
-            terms["contrast"] = self.tie.contrast(mine, drawn, rotation, weight)
-        if cycle.redrawn is not None and self.weights.distill:
-            images = torch.cat([batch.image[cycle.rows], cycle.redrawn.image])
+        terms, mine = {}, sight.features[cycle.rows]
+        if self.weights.contrast and self.contrast.pairs == "turned":
+            weight, rotation = cycle.belief * cycle.turned.weight, cycle.turned.rotation
+            terms["contrast"] = self.tie.contrast(mine, cycle.seen.features, rotation, weight)
+        if cycle.redrawn is None:
+            return terms
+        image, weight = cycle.redrawn.batch.image, cycle.belief * cycle.redrawn.weight
+        with frozen_averages(self.backbone):
+            drawn = describe(self.backbone.encode(image))
+        if self.weights.contrast and self.contrast.pairs == "redrawn":
+            terms["contrast"] = self.tie.contrast(mine, drawn, None, weight)
+        if self.weights.distill:
+            images = torch.cat([batch.image[cycle.rows], image])
             terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images, weight)
         return terms
 

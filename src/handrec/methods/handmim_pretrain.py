@@ -169,7 +169,7 @@ class HandMIMPretrain(Method):
         self._freeze_idle()
 
     after_fit = "handrec export-backbone {name}"
-    validated = ("probe", "probe_pose", "probe_untrained", "probe_untrained_pose")
+    validated = ("probe", "probe_pose")
 
     def _freeze_idle(self) -> None:
         """Freeze what no term reaches: processes of a distributed training would wait for it."""
