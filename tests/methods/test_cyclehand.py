@@ -15,7 +15,14 @@ from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
 from handrec.data.share import labelled_share
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
-from handrec.methods.cycle_flow import Flow, Sight, frozen_averages, pick_batch, turn_back
+from handrec.methods.cycle_flow import (
+    NEAREST,
+    Flow,
+    Sight,
+    frozen_averages,
+    pick_batch,
+    turn_back,
+)
 from handrec.methods.cyclehand import CycleHand, CycleHandWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Estimates
@@ -354,6 +361,28 @@ def test_hands_return_to_where_they_were_however_far_off_they_are_believed_to_be
         assert gap < off
         middle = (returned.vertices - labelled.vertices).mean(1).norm(dim=1).amax()
         assert middle < 1e-4
+
+
+@pytest.mark.parametrize("distance", [0.05, -0.2])
+def test_hands_believed_to_be_too_near_are_drawn_farther_off_and_return_to_where_they_were(
+    hand, batch, appearance, distance
+):
+    method = oracle(tiny_method(hand, appearance))
+    near = pick_batch(batch, torch.arange(4))
+    shift = torch.tensor([0.0, 0.0, distance]) - near.vertices.mean(1) * torch.tensor([0.0, 0, 1])
+    near = near._replace(
+        vertices=near.vertices + shift[:, None],
+        joints_3d=near.joints_3d + shift[:, None],
+        translation=near.translation + shift,
+    )
+    sight = method.see(near)
+    cycle = method.cycle(near, sight, method.texture(sight.features), torch.arange(4))
+    drawn = cycle.turned.batch
+    torch.testing.assert_close(drawn.vertices.mean(1)[:, 2], torch.full((4,), NEAREST))
+    assert drawn.vertices[..., 2].min() > 0.1
+    assert (cycle.turned.weight == 1).all()
+    gap = (cycle.returned.vertices - near.vertices).norm(dim=2).amax()
+    assert gap < 1e-4
 
 
 def test_the_teacher_form_and_redrawn_pairs(hand, batch, appearance):
