@@ -59,6 +59,21 @@ def test_seeds_give_mean_and_spread(records):
     assert f"| mean ± sd of 3 | a\\|b | {mean:.4g} ± {spread:.4g} |" in page
 
 
+def test_seeds_of_different_settings_are_not_averaged_together():
+    figures = [
+        {"row": row, "error_mm": 10 * share + seed, "labels": share, "seed": seed}
+        for row in "ab"
+        for seed in (0, 1, 2)
+        for share in (0.1, 1.0)
+        if (seed, share) != (2, 1.0)  # still to come
+    ]
+    page = section("shares", [{"figures": figures, "seed": None}])
+    for row in "ab":
+        assert f"| {row} | 2 ± 1 | 0.1 | mean ± sd of 3 |" in page
+        assert f"| {row} | 10.5 ± 0.7071 | 1 | mean ± sd of 2 |" in page
+    assert page.count("mean ± sd") == 4
+
+
 def test_rows_without_a_common_column(workspace):
     records = [{"figures": {"x": 1}, "seed": None}, {"figures": [{"y": True}], "seed": None}]
     assert collect(records) == [{"x": 1}, {"y": True}]

@@ -110,11 +110,8 @@ def collect(records: Sequence[Record]) -> list[Row]:
 
 def spread(rows: Sequence[Row]) -> list[Row]:
     """Return a row of mean ± standard deviation over seeds for each row that seeds share."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(v for v in row.values() if isinstance(v, str)), []).append(row)
     result: list[Row] = []
-    for group in groups.values():
+    for group in alike(rows):
         if len(group) < 2:
             continue
         line: Row = {"seed": f"mean{_SD}sd of {len(group)}"}
@@ -128,6 +125,30 @@ def spread(rows: Sequence[Row]) -> list[Row]:
                 line[key] = value
         result.append(line)
     return result
+
+
+def alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows grouped by what was measured: by their words, and by numbers that were set.
+
+    Where words leave two rows of one seed together, columns of numbers tell them apart that have a
+    value which all seeds share, as what was set has and what was measured has not.
+    """
+    chosen: list[str] = []
+    numbers = [key for key, value in rows[0].items() if key != "seed" and is_number(value)]
+    while True:
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in rows:
+            words = [value for value in row.values() if isinstance(value, str)]
+            groups.setdefault((*words, *map(row.get, chosen)), []).append(row)
+        found = list(groups.values())
+        if not numbers or all(len({r.get("seed") for r in rs}) == len(rs) for rs in found):
+            return found
+        name = numbers.pop(0)
+        values: dict[Any, set[Any]] = {}
+        for row in rows:
+            values.setdefault(row.get("seed"), set()).add(row.get(name))
+        if set.intersection(*values.values()):
+            chosen.append(name)
 
 
 def table(rows: Sequence[Row]) -> str:
