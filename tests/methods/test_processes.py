@@ -20,6 +20,7 @@ from handrec.data.clips import Clip
 from handrec.data.mixture import SyntheticMixture, Unlabelled
 from handrec.data.synthetic import SyntheticHands
 from handrec.data.views import TwoViews, View, similarity, warp
+from handrec.geometry.rotations import axis_angle_to_matrix
 from handrec.hand.openhand import OpenHand
 from handrec.losses import distillation as distil
 from handrec.methods import cyclehand
@@ -37,7 +38,7 @@ from handrec.methods.s2hand import S2HAND, Ramp
 from handrec.methods.s2hand_keypoints import S2HANDKeypoints
 from handrec.methods.s2hand_video import S2HANDVideo
 from handrec.models.backbones import TimmBackbone
-from handrec.models.cycle_scene import Redrawn
+from handrec.models.cycle_scene import Own, Redrawn
 from handrec.models.domains import Contrast
 from handrec.models.hourglass import Hourglass
 from handrec.models.joint_norm import JointBatchNorm
@@ -132,15 +133,23 @@ def cycle(hand, phase="cycle", pairs="turned"):
     return method
 
 
-def turn_one_by_one(hands, source, own, **options):
-    """Turn and draw hands with generators of their pictures."""
+def turn_one_by_one(hands, source, own, model, **options):
+    """Turn and draw hands with generators of their pictures, and of these alone.
+
+    Reconstructions differ in the last bits with the size of the batch, and drawings round: to
+    bytes, to visible or hidden, to coefficients of JPEG. Drawn from them, losses would differ, too.
+    """
     turned = []
     for row, seed in enumerate(seeds(source.image)):
-        rows = torch.tensor([row])
-        one = HandPrediction(*(column[rows] for column in hands[:6]))
-        its = type(own)(*(column[rows] for column in own))
-        options["generator"] = _generator(seed)
-        turned.append(_TURN(one, pick_batch(source, rows), its, **options))
+        rows, generator = torch.tensor([row]), _generator(seed)
+        its = pick_batch(source, rows)
+        pose = axis_angle_to_matrix(0.4 * torch.randn(1, 16, 3, generator=generator))
+        betas, place = torch.zeros(1, 10), torch.tensor([[0.0, 0.0, 0.5]])
+        posed = model.decode(pose, betas, place)
+        one = HandPrediction(*posed, hands.keypoints_2d[rows], pose, betas, place)
+        looks = Own(its.image, its.image, own.lends[rows])
+        options["generator"] = generator
+        turned.append(_TURN(one, its, looks, model=model, **options))
     batch = HandBatch(*map(torch.cat, zip(*(part.batch for part in turned), strict=True)))
     rest = (torch.cat(column) for column in zip(*(part[1:] for part in turned), strict=True))
     return Turned(batch, *rest)
