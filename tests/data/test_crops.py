@@ -73,10 +73,12 @@ def test_shrinking_by_an_integer_is_the_block_mean():
     assert np.abs(crop - means).max() <= 0.51
 
 
-def test_outside_the_image_its_edge_goes_on():
-    image = np.full((20, 20, 3), 90, np.uint8)
-    crop = warp(image, crop_affine((-30.0, -30.0, 50.0, 50.0), 40, False), 40)
-    np.testing.assert_array_equal(crop, np.full((40, 40, 3), 90))
+@pytest.mark.parametrize(("mirrored", "mode"), [(False, "edge"), (True, "symmetric")])
+def test_outside_the_image_its_edge_goes_on_or_the_image_mirrored(mirrored, mode):
+    image = np.random.default_rng(3).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    crop = warp(image, crop_affine((-8.0, -10.0, 32.0, 30.0), 40, False), 40, mirrored)
+    padded = np.pad(image, ((10, 10), (8, 8), (0, 0)), mode=mode)
+    np.testing.assert_array_equal(crop, padded)
 
 
 @pytest.mark.parametrize("mirror", [False, True])

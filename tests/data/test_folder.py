@@ -65,6 +65,18 @@ def test_every_kind_becomes_rgb(root):
     assert read.crop_to_image[0, 0].tolist() == [60 / 32, 0, 0]  # the whole, in a square
 
 
+def test_wide_images_go_on_mirrored(tmp_path):
+    """Parallel streaks would tell a pre-training how its view was turned."""
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images/a.png")
+    Image.fromarray(pixels).save(tmp_path / "images/b.png")
+    read = everything(prepared(reader(tmp_path / "images", image_size=64)), "images")
+    shown = (255 * read.image[0]).round().byte().permute(1, 2, 0).numpy()
+    expected = np.pad(pixels, ((16, 16), (0, 0), (0, 0)), mode="symmetric")
+    np.testing.assert_array_equal(shown, expected)
+
+
 def test_new_files_are_seen_and_the_split_is_by_name(root):
     data = prepared(reader(root, val_share=0.3))
     val = {data.tables["images"].files[i] for i in data.crops("val").samples}

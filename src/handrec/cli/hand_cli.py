@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import yaml
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import (
     LightningArgumentParser,
     LightningCLI,
@@ -21,6 +21,7 @@ from pytorch_lightning.cli import (
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from handrec.callbacks.best import BestCheckpoint
 from handrec.callbacks.compiling import Compiled
 from handrec.callbacks.failure import FailureDump
 from handrec.callbacks.progress import progress_bar
@@ -141,7 +142,7 @@ class HandCLI(LightningCLI):
             default=False,
             help="train with compiled networks: true, or a backend of torch.compile",
         )
-        parser.add_class_arguments(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(BestCheckpoint, "checkpoint")
         parser.add_class_arguments(Safety, "safety")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 

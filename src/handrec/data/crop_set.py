@@ -78,6 +78,8 @@ class CropSet(Dataset[CropBatch]):
         masks: whether to read masks.
         read_mask: for masks that are no pictures; None takes them for pictures.
         augmentation: of pictures and masks; labels follow in :func:`to_hand_batch`.
+        mirrored: whether images go on mirrored beyond their borders, see :func:`warp`; of pictures
+            without masks.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class CropSet(Dataset[CropBatch]):
         masks: bool,
         read_mask: MaskReader | None = None,
         augmentation: Augmentation | None = None,
+        mirrored: bool = False,
     ) -> None:
+        self.mirrored = mirrored
         self.root, self.table, self.samples = root, table, samples
         self.size, self.crop, self.box_scale = size, crop, box_scale
         self.masks = masks and bool((table.masks != b"").any())
@@ -166,7 +170,7 @@ class CropSet(Dataset[CropBatch]):
         image, placed = decode_for(path, affine, image_size)
         name = self.table.masks[sample].decode() if self.masks else ""
         if not name:
-            picture[:] = warp(image, placed, self.size)
+            picture[:] = warp(image, placed, self.size, self.mirrored)
             return
         levels, levels_placed = self._levels(self.root / name, is_left, affine, image_size)
         if levels.shape == image.shape[:2] and np.array_equal(placed, levels_placed):

@@ -74,23 +74,28 @@ def step_of(affine: Float[np.ndarray, "3 3"]) -> float:
 
 
 def warp(
-    image: UInt8[np.ndarray, "h w *c"], affine: Float[np.ndarray, "3 3"], size: int
+    image: UInt8[np.ndarray, "h w *c"],
+    affine: Float[np.ndarray, "3 3"],
+    size: int,
+    mirrored: bool = False,
 ) -> UInt8[np.ndarray, "s s *c"]:
     """Return the square crop of an image that an affine describes, antialiased.
 
     Where the image shrinks, every pixel is the mean of a grid of bilinear samples no more than 1.2
     image pixels apart. Outside the image its edge pixels go on (replication): black borders would
-    be an edge that no hand has, reflection would show a second hand.
+    be an edge that no hand has, reflection would show a second hand. But parallel streaks tell how
+    a picture was turned: what learns from turning whole images wants them mirrored.
 
     Args:
         image: 8 bits, RGB, RGBA or a single channel without an axis of its own.
         affine: crop pixels to image pixels, as :func:`crop_affine` gives it.
         size: width and height of the crop.
+        mirrored: whether the image goes on mirrored, not with its edge pixels.
     """
     if image.shape[:2] == (size, size) and np.abs(affine - np.eye(3)).max() < 1e-9:
         return image
     if image.ndim == 3 and image.shape[2] == 3:  # OpenCV warps four channels faster than three
-        four = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), affine, size)
+        four = warp(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), affine, size, mirrored)
         return np.asarray(cv2.cvtColor(four, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
     samples = max(1, math.ceil(step_of(affine) / _SPACING - 1e-6))
     fine = affine @ np.diag([1 / samples, 1 / samples, 1.0])
@@ -101,7 +106,7 @@ def warp(
         fine[:2],
         (size * samples, size * samples),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+        borderMode=cv2.BORDER_REFLECT if mirrored else cv2.BORDER_REPLICATE,
     )
     if samples > 1:
         crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)

@@ -39,6 +39,7 @@ class Folder(RealHands):
     folders = ("folder",)
     marker = "."
     intrinsics_known = False
+    mirrored = True
     parts = MappingProxyType({"train": "images", "val": "images", "test": "images"})
 
     def __init__(

@@ -75,6 +75,7 @@ class RealHands(HandDataModule):
         read_mask: for masks that are no pictures.
         has_detections: whether the training part's keypoints may be a detector's: hands of which
             it is sure of no joint are kept, counted and told.
+        mirrored: whether images go on mirrored beyond their borders, see ``data.crops.warp``.
     """
 
     folders: tuple[str, ...] = ()
@@ -86,6 +87,7 @@ class RealHands(HandDataModule):
     pose_format: PoseFormat = "vectors"
     read_mask: MaskReader | None = None
     has_detections: bool = False
+    mirrored: bool = False
 
     def __init__(
         self,
@@ -247,7 +249,7 @@ class RealHands(HandDataModule):
             chosen = chosen[labelled_share(table.row[chosen], self.label_share)]
         return CropSet(
             self.root, table, chosen, self.image_size, self.crop, self.box_scale, self.masks,
-            self.read_mask, augmentation,
+            self.read_mask, augmentation, self.mirrored,
         )  # fmt: skip
 
     def _with_clips(self, crops: CropSet, clip: Clip) -> PicturesAndClips[CropBatch | str]:

@@ -215,7 +215,8 @@ class Stream(IterableDataset[StreamBatch | str]):
         moves = no_moves(count) if self.augmentation is None else self.augmentation.moves(clip)
         back = torch.linalg.inv(moves.matrix(size).double()).numpy()
         affines = np.stack([self._affine(picture, image) for _, picture, image in read])
-        crops = [warp(read[i][2], affines[i] @ back[i], size) for i in range(count)]
+        whole = [picture.annotation.box is None for picture in pictures]
+        crops = [warp(read[i][2], affines[i] @ back[i], size, whole[i]) for i in range(count)]
         picture = np.stack(crops)
         if self.augmentation is not None:
             self.augmentation.changes(clip, size).of_pictures(picture)
