@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader
 from handrec.data.views import Colours, Geometry, TwoViews, blur
 from handrec.errors import UserError
 from handrec.losses import distillation as distil
+from handrec.methods import handmim_pretrain as pretraining
 from handrec.methods.handmim_pretrain import (
     HandMIMPretrain,
     HandMIMPretrainWeights,
     Teacher,
 )
 from handrec.models.backbones import TimmBackbone
-from handrec.models.masking import Masking, draw_masks, patchify
+from handrec.models.masking import Masking, draw_masks, encode_masked, patchify
 from handrec.types import HandBatch
 
 STILL = Geometry(rotation=0.0, scale=(1.0, 1.0), shift=0.0)
@@ -176,6 +177,61 @@ def test_every_learned_parameter_gets_a_gradient_and_the_teacher_none(alignment,
     assert not unreached
     assert pretrain.mask_token.grad.norm() > 0
     assert all(p.grad is None for p in pretrain.teacher.parameters())
+
+
+def test_the_terms_of_a_step_are_what_loops_over_patches_and_pairs_give(tmp_path, monkeypatch):
+    """In the second epoch, with a teacher that differs from the student."""
+    weights = HandMIMPretrainWeights(patches=0.7, pixels=0.3, koleo=0.2)
+    recipe = Teacher(temperature=(0.04, 0.08), warmup_epochs=3)
+    pretrain = lone(method(weights=weights, teacher=recipe), tmp_path).eval()
+    pretrain.trainer.fit_loop.epoch_progress.current.completed = 1
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for p in pretrain.student.parameters():
+            p.add_(0.1 * p.std() * torch.randn_like(p) if p.numel() > 1 else 0)
+        pretrain.patch_centre.value.copy_(0.01 * torch.randn(16))
+    logged, views, masks = {}, [], []
+    pretrain.log_losses = lambda terms, loss: logged.update(terms, loss=loss)
+    take = pretrain.views.take
+    pretrain.views.take = lambda image: views.append(take(image)) or views[-1]
+    draw = pretraining.draw_masks
+    monkeypatch.setattr(pretraining, "draw_masks", lambda *a: masks.append(draw(*a)) or masks[-1])
+    pretrain.training_step(next(batches(1)), 0)
+
+    images = torch.cat([view.image for view in views[0][0]])
+    mask = masks[0].mask
+    teacher, student = pretrain.teacher, pretrain.student
+    seen = teacher.backbone.encode(images)
+    guessed = encode_masked(student.backbone, images, mask, pretrain.mask_token)
+    patch_terms, errors = [], []
+    for i, image in enumerate(images):
+        entropies = []
+        for n in mask[i].nonzero()[:, 0].tolist():
+            y, x = divmod(n, 4)
+            (score,) = teacher.patch_head.score(
+                teacher.patch_head.embed(seen.grid[i, :, y, x][None])
+            )
+            token = guessed.grid[i, :, y, x][None]
+            (logits,) = student.patch_head.score(student.patch_head.embed(token))
+            target = ((score - pretrain.patch_centre.value) / 0.06).softmax(0)
+            entropies.append(-(target * (logits / 0.1).log_softmax(0)).sum())
+            patch = image[:, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
+            errors.append((pretrain.decoder(token)[0].view(3, 8, 8) - patch).abs().mean())
+        patch_terms.append(torch.stack(entropies).mean() if entropies else torch.zeros(()))
+    assert 0 < sum(bool(len(m.nonzero())) for m in mask) < len(mask)  # some are whole
+    spread = []
+    for tokens in nn.functional.normalize(guessed.pooled, dim=1).chunk(2):
+        apart = torch.cdist(tokens, tokens) + 9 * torch.eye(len(tokens))
+        spread.append(-(apart.amin(1) + 1e-8).log().mean())
+    expected = {
+        "patches": torch.stack(patch_terms).mean(),
+        "pixels": torch.stack(errors).mean(),
+        "koleo": torch.stack(spread).mean(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(logged[name], value, msg=name)
+    sum_of_terms = logged["tokens"] + sum(getattr(weights, n) * x for n, x in expected.items())
+    torch.testing.assert_close(logged["loss"], sum_of_terms)
 
 
 def test_a_batch_without_masked_patches_trains(tmp_path):
@@ -340,6 +396,25 @@ def test_prototypes_rest_in_the_first_epoch(tmp_path):
     trainer(tmp_path, max_epochs=1).fit(pretrain, datamodule=Images())
     assert torch.equal(before, pretrain.student.token_head.prototypes.weight)
     assert not torch.equal(other, pretrain.student.token_head.mlp[0].weight)
+
+
+def test_prototypes_move_afterwards_and_each_step_has_its_rate_and_decay(tmp_path):
+    pretrain, seen = method(freeze_prototypes=1, lr=0.01, weight_decay=(0.04, 0.4)), []
+    before = pretrain.student.token_head.prototypes.weight.clone()
+
+    class Notes(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            (optimizer,) = trainer.optimizers
+            seen.append([(group["lr"], group["weight_decay"]) for group in optimizer.param_groups])
+
+    trainer(tmp_path, max_epochs=2, callbacks=[Notes()]).fit(pretrain, datamodule=Images(5))
+    assert not torch.equal(before, pretrain.student.token_head.prototypes.weight)
+    # Of ten steps one warms up, from 0; nine fall to 1e-6 by half a cosine.
+    falling = [1e-6 + (0.01 - 1e-6) * (1 + math.cos(math.pi * i / 9)) / 2 for i in range(9)]
+    decays = [0.4 - 0.36 * (1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)]
+    for (matrices, vectors), rate, decay in zip(seen, [0.0, *falling], decays, strict=True):
+        assert matrices == pytest.approx((rate, decay), abs=1e-9)
+        assert vectors == pytest.approx((rate, 0.0), abs=1e-9)
 
 
 def test_resumed_training_equals_the_uninterrupted_bit_for_bit(tmp_path):
