@@ -53,6 +53,35 @@ def test_a_checkpoint_without_a_backbone_is_refused(tmp_path, capsys):
     assert "holds no backbone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("folder", "written"),
+    [
+        ("lightning_logs/long/version_3/checkpoints", "long"),
+        ("lightning_logs/named/checkpoints", "named"),
+        ("elsewhere", "some"),
+    ],
+)
+def test_without_a_file_it_is_named_after_the_experiment(folder, written, tmp_path, monkeypatch):
+    """Not after the default one, whose export may lie there."""
+    monkeypatch.chdir(tmp_path)
+    Path(folder).mkdir(parents=True)
+    (Path(folder).parent / "config.yaml").touch()
+    if folder == "elsewhere":
+        Path("config.yaml").unlink()
+    path, _ = checkpoint(Path(folder), "backbone.model.", TINY)
+    assert main(["export-backbone", f"--ckpt={path}"]) == 0
+    assert [p.name for p in Path("lightning_logs").glob("*.safetensors")] == [
+        f"{written}.safetensors"
+    ]
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
+    path, _ = checkpoint(tmp_path, "backbone.model.", TINY)
+    assert main(["export-backbone", f"--ckpt={path}", f"--out={tmp_path}/t.pth"]) == 2
+    assert "what is written is a .safetensors file" in capsys.readouterr().err
+    assert not (tmp_path / "t.pth").exists()
+
+
 def test_a_run_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export-backbone"]) == 2

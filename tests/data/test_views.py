@@ -1,6 +1,8 @@
 import math
 
+import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
 from torchvision.transforms import functional as reference
 
 from handrec.data.colours import colour_map
@@ -53,9 +55,22 @@ def test_identity_is_the_image():
     torch.testing.assert_close(warp(image, torch.eye(3).expand(2, 3, 3), 32), image)
 
 
-def test_no_border_gives_the_angle_away():
+def test_views_are_those_of_scipy_with_the_image_mirrored_beyond_its_border():
+    image = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     matrix = similarity(torch.tensor([0.7]), torch.tensor([0.6]), torch.tensor([[0.2, 0.1]]))
-    assert warp(torch.ones(1, 3, 64, 64), matrix, 64).min() > 0.999
+    line = (2 * np.arange(24) + 1) / 24 - 1
+    x, y = np.meshgrid(line, line)
+    back = np.linalg.inv(matrix[0].double().numpy())
+    places = np.tensordot(back, np.stack([x, y, np.ones_like(x)]), 1)
+    assert np.abs(places[:2]).max() > 1.5  # far beyond the border
+    rows, columns = ((1 + places[i]) * 12 - 0.5 for i in (1, 0))
+    expected = [
+        map_coordinates(channel.numpy(), [rows, columns], order=1, mode="reflect")
+        for channel in image[0]
+    ]
+    torch.testing.assert_close(
+        warp(image, matrix, 24)[0], torch.from_numpy(np.stack(expected)), atol=1e-4, rtol=0
+    )
 
 
 def test_matrices_are_similarities_within_bounds_and_never_mirror():

@@ -125,6 +125,21 @@ def test_sinkhorn_uses_every_prototype_alike():
     torch.testing.assert_close(minor(targets), minor((logits / 0.2).exp()), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.04])
+def test_sinkhorn_balances_near_a_collapse(temperature):
+    """All rows near one prototype and hardly any near the others, at targets as sharp as ours."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.full((128, 16), -0.5) + 0.05 * torch.randn(128, 16, generator=generator)
+    logits[:, 3] = 0.9
+    targets = distil.sinkhorn_knopp(logits, temperature)
+    scaled = ((logits.double() - 1) / temperature).log_softmax(1)
+    for _ in range(3):  # written out in logarithms
+        scaled = scaled - scaled.logsumexp(0)
+        scaled = scaled - scaled.logsumexp(1, keepdim=True)
+    torch.testing.assert_close(targets, scaled.exp().float())
+    assert (targets.argmax(1) == 3).sum() < 64
+
+
 def test_sinkhorn_leaves_fillers_out():
     torch.manual_seed(0)
     logits = torch.randn(10, 4).tanh()

@@ -583,9 +583,18 @@ def test_views_do_not_make_the_host_wait():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_only_a_vit_is_pretrained():
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_r_s16_p8_224"])
+def test_only_a_vit_is_pretrained(name):
     with pytest.raises(UserError, match=r"needs a ViT of timm's"):
-        HandMIMPretrain(TimmBackbone("resnet10t", 32), TwoViews())
+        HandMIMPretrain(TimmBackbone(name, 32), TwoViews())
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_wee_patch16_reg1_gap_256"])
+def test_vits_of_other_families_are_pretrained(name, tmp_path):
+    backbone = TimmBackbone(name, 32, options={"depth": 1})
+    pretrain = lone(HandMIMPretrain(backbone, TwoViews(), prototypes=16, hidden=32), tmp_path)
+    pretrain.training_step(next(batches(1)), 0).backward()
+    assert pretrain.mask_token.grad.norm() > 0
 
 
 NAN = float("nan")

@@ -109,3 +109,19 @@ def test_of_many_samples_evenly_spaced_ones_are_kept(sizes, monkeypatch):
     (kept,) = samples.columns()
     assert 20 <= len(kept) <= 40
     assert torch.equal(kept, rows[:: samples.spacing])
+
+
+def test_processes_share_what_may_be_kept(monkeypatch):
+    """The kernel is of all their rows: more machines must not make it larger."""
+    monkeypatch.setattr(probes, "MOST", 40)
+    others = iter([[30, 31, 32], "rows"])
+
+    def gather(found, mine):
+        other = next(others)
+        found[:] = other if other != "rows" else [mine] * 3
+
+    monkeypatch.setattr(probes.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(probes.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(probes.distributed, "all_gather_object", gather)
+    (rows,) = probes._of_all([torch.arange(30)])
+    assert torch.equal(rows, torch.arange(30)[::3].repeat(3))

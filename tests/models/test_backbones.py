@@ -63,6 +63,12 @@ def test_pooled_is_the_class_token():
     )
 
 
+def test_pooled_is_the_mean_of_the_patches_where_there_are_registers_alone():
+    backbone = TimmBackbone("vit_wee_patch16_reg1_gap_256", 64, options={"depth": 1}).eval()
+    features = backbone.encode(torch.rand(1, 3, 64, 64))
+    torch.testing.assert_close(features.pooled, features.grid.mean((2, 3)))
+
+
 def test_checkpoint_of_timm_loads_at_another_size_without_its_classifier(tmp_path):
     source = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=224)
     save_file(source.state_dict(), tmp_path / "vit.safetensors")

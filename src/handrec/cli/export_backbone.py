@@ -12,6 +12,7 @@ from handrec.errors import UserError
 #: Where a method keeps its backbone, by the prefix of its parameters; the first found is written.
 PREFIXES = {"teacher": "teacher.backbone.model.", "student": "student.backbone.model."}
 PLAIN = "backbone.model."
+SUFFIX = ".safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--branch", default="teacher", choices=[*PREFIXES], help="of a pre-training"
     )
-    parser.add_argument("--out", type=Path, help="default: lightning_logs/<experiment>.safetensors")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="default: lightning_logs/<experiment>.safetensors, of --ckpt its own name",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,17 +36,27 @@ def run(args: argparse.Namespace) -> int:
 
     from handrec.methods.loading import read_checkpoint
 
+    if args.out and args.out.suffix != SUFFIX:
+        raise UserError(f"--out={args.out}: what is written is a {SUFFIX} file")
     path = args.ckpt or runs.choose_checkpoint(runs.resolve(args.run), args.which)
     content = read_checkpoint(path)
     weights = backbone_weights(content["state_dict"], args.branch)
     if not weights:
         raise UserError(f"{path} holds no backbone: its method keeps none under {PLAIN}*")
-    out = args.out or Path(runs.LOGS) / f"{Path(args.run).name}.safetensors"
+    out = args.out or Path(runs.LOGS) / f"{experiment_of(path)}{SUFFIX}"
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, out, metadata=describe(content))
     print(f"{out}: {len(weights)} tensors of {path}")
     print(f"use it by --model.init_args.backbone.init_args.checkpoint={out}")
     return 0
+
+
+def experiment_of(path: Path) -> str:
+    """Return the name of the experiment whose run a checkpoint lies in, else the checkpoint's."""
+    run = runs.run_of(path)
+    if run is None:
+        return path.stem
+    return run.parent.name if run.name.startswith("version_") else run.name
 
 
 def backbone_weights(state: dict[str, Tensor], branch: str) -> dict[str, Tensor]:

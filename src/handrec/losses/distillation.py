@@ -16,6 +16,8 @@ from handrec.losses.precision import full_precision
 from handrec.losses.processes import gathered, over_processes, per_process
 
 _EPS = 1e-8
+#: Below every sum in float64 that is not 0.
+_LEAST = 1e-300
 
 
 class Centre(nn.Module):
@@ -92,14 +94,15 @@ def sinkhorn_knopp(
         weight: 0 leaves a row out (a filler in a batch of fixed shape).
     """
     # Subtracting one number changes nothing but keeps exp() finite; it must be one for all
-    # processes, and one constant is: logits are cosines.
-    shares = ((logits - 1) / temperature).exp()
+    # processes, and one constant is: logits are cosines. In float64, or what a prototype that no
+    # row is near gets were nothing next to a guard against dividing by 0.
+    shares = ((logits.double() - 1) / temperature).exp()
     weight = torch.ones_like(shares[:, 0]) if weight is None else (weight > 0).to(shares)
     shares = shares * weight[:, None]
     for _ in range(iterations):
-        shares = shares / over_processes(shares.sum(0)).clamp(min=_EPS)
-        shares = shares / shares.sum(1, keepdim=True).clamp(min=_EPS)
-    return shares
+        shares = shares / over_processes(shares.sum(0)).clamp(min=_LEAST)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=_LEAST)
+    return shares.to(logits)
 
 
 def cross_entropy(

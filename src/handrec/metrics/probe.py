@@ -1,5 +1,6 @@
 """A linear probe: how well frozen features tell 2D keypoints, and how fingers are bent."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +13,7 @@ from handrec.types import HandBatch
 #: Of the kernel, whose mean diagonal is 1.
 _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _OFFSET = 1e5
-#: Samples kept of each network and process: the cost grows with their third power.
+#: Samples kept of each network: the cost grows with their third power.
 MOST = 1024
 
 
@@ -82,11 +83,14 @@ class KeypointProbe:
 
 
 def _of_all(columns: list[Tensor]) -> list[Tensor]:
-    """Return the rows of all processes."""
+    """Return rows of all processes, evenly spaced, ``MOST`` in all and a few for rounding."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return columns
-    parts: list[list[Tensor]] = [[]] * distributed.get_world_size()
-    distributed.all_gather_object(parts, columns)
+    counts = [0] * distributed.get_world_size()
+    distributed.all_gather_object(counts, len(columns[0]))
+    spacing = max(1, math.ceil(sum(counts) / MOST))
+    parts: list[list[Tensor]] = [[]] * len(counts)
+    distributed.all_gather_object(parts, [column[::spacing].clone() for column in columns])
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 

@@ -179,7 +179,9 @@ class TimmBackbone(Backbone):
         rows, columns = self.model.patch_embed.dynamic_feat_size(image.shape[-2:])
         grid = features[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
         fine = self.model.patch_embed.take_fine() if self.fine_channels else ()
-        return Features(grid, features[:, 0] if prefix else features.mean(1), fine)
+        has_class = self.model.cls_token is not None  # or the prefix is registers alone
+        pooled = features[:, 0] if has_class else features[:, prefix:].mean(1)
+        return Features(grid, pooled, fine)
 
 
 def fine_channels(model: Any, levels: int) -> tuple[int, ...]:
@@ -195,6 +197,11 @@ def fine_channels(model: Any, levels: int) -> tuple[int, ...]:
     return tuple(stage["num_chs"] for stage in stages[-2 : -2 - levels : -1])
 
 
+#: Modules of timm's whose models cut images into patches and nothing else: not hybrids, which put
+#: a ResNet before them.
+_PLAIN_VITS = ("timm.models.vision_transformer", "timm.models.deit")
+
+
 def is_vit(name: str) -> bool:
     """Return whether timm builds ``name`` as a plain vision transformer; refuse unknown names."""
     if not timm.is_model(name):
@@ -202,7 +209,7 @@ def is_vit(name: str) -> bool:
         raise UserError(
             f"timm has no model {name!r}" + (f"; it has {', '.join(close)} ..." if close else "")
         )
-    return bool(timm.model_entrypoint(name).__module__ == VisionTransformer.__module__)
+    return timm.model_entrypoint(name).__module__ in _PLAIN_VITS
 
 
 #: What timm's models call their classifiers, and iBOT and DINOv2 what stands for masked patches.

@@ -147,7 +147,11 @@ def random_masks(
 
 def want_vit(backbone: Backbone) -> TimmBackbone:
     """Return a backbone whose patches can be masked, or raise a UserError."""
-    if isinstance(backbone, TimmBackbone) and isinstance(backbone.model, VisionTransformer):
+    if (
+        isinstance(backbone, TimmBackbone)
+        and isinstance(backbone.model, VisionTransformer)
+        and backbone.patch > 1  # of a hybrid it is 1: its patches are a ResNet's pixels
+    ):
         return backbone
     raise UserError("masked image modelling needs a ViT of timm's, such as vit_small_patch16_224")
 
