@@ -34,7 +34,8 @@ def handrec(*arguments: str) -> None:
 def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
     """Return the run of that name and the seconds that it took; None if it does not say.
 
-    One that is there is not trained again; one that was cut short ends the benchmark.
+    One that is there is not trained again; one that was cut short, or trained with other options,
+    ends the benchmark.
     """
     try:
         run = runs.resolve(name)
@@ -42,11 +43,15 @@ def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
         start = time.perf_counter()
         handrec("fit", f"--name={name}", *arguments)
         run = runs.resolve(name)
-        (run / WHOLE).write_text(json.dumps({"seconds": round(time.perf_counter() - start, 1)}))
+        seconds = round(time.perf_counter() - start, 1)
+        (run / WHOLE).write_text(json.dumps({"seconds": seconds, "arguments": arguments}))
     if not (run / WHOLE).is_file():
         sys.exit(f"{run} was cut short: remove it (or, if it is whole, write {{}} to its {WHOLE})")
-    seconds: float | None = json.loads((run / WHOLE).read_text()).get("seconds")
-    return run, seconds
+    told = json.loads((run / WHOLE).read_text())
+    if told.get("arguments", list(arguments)) != list(arguments):
+        before, now = shlex.join(told["arguments"]), shlex.join(arguments)
+        sys.exit(f"{run} was trained with other options ({before}; now {now}): remove or rename it")
+    return run, told.get("seconds")
 
 
 def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:

@@ -53,11 +53,11 @@ HEADS = {
 Row = dict[str, Any]
 
 
-def last_value(run: Path, name: str, best: bool = False) -> float:
-    """Return the last, or the smallest, value that a run logged under a name."""
+def last_value(run: Path, name: str) -> float:
+    """Return the last value that a run logged under a name."""
     with (run / "metrics.csv").open(encoding="utf-8") as file:
         values = [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
-    return min(values) if best else values[-1]
+    return values[-1]
 
 
 def pretrain(name: str, key: Row, more: list[str]) -> Row:
@@ -80,8 +80,7 @@ def start(key: Row, chosen: argparse.Namespace, options: list[str]) -> tuple[lis
         name = "pretrain_{row}_{scale}_{seed}".format(**key)
         figures = pretrain(name, key, chosen.pretrain_options)
     export = Path(runs.LOGS) / f"{name}.safetensors"
-    if not export.exists():
-        handrec("export-backbone", name, f"--out={export}")
+    handrec("export-backbone", name, f"--out={export}")
     weights = f"{MODEL}.backbone.init_args.checkpoint={export}"
     return ["--exp=handmim_finetune", weights], figures
 
@@ -105,7 +104,7 @@ def measure(key: Row, chosen: argparse.Namespace) -> Row:
     for lr in chosen.lrs:
         name = "finetune_{row}_{head}_{labels:g}_{scale}_{seed}".format(**key) + f"_{lr:g}"
         run, seconds = trained(name, *first, *options, f"{MODEL}.lr={lr}")
-        tried.append((last_value(run, "val/pa_mpvpe", best=True), lr, run, seconds))
+        tried.append((last_value(run, "val/pa_mpvpe"), lr, run, seconds))
     error, lr, run, seconds = min(tried, key=lambda item: item[0])
     found = {"lr": lr, "val_pa_mpvpe_mm": error, "finetune_s": seconds}
     return key | test(run) | found | figures

@@ -63,3 +63,28 @@ def test_overhead_ends_with_status_1_above_its_bars(monkeypatch):
         with pytest.raises(SystemExit) as exit_:
             overhead.main()
         assert bool(exit_.value.code) is not met
+
+
+def test_a_run_of_other_options_is_not_taken_for_the_wanted_one(tmp_path, monkeypatch):
+    shared = load("_runs")
+    monkeypatch.chdir(tmp_path)
+    trained = []
+
+    def handrec(_, name, *arguments):
+        run = tmp_path / "lightning_logs" / name.removeprefix("--name=") / "version_0"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints/last.ckpt").touch()
+        (run / "config.yaml").touch()
+        trained.append(arguments)
+
+    monkeypatch.setattr(shared, "handrec", handrec)
+    for _ in range(2):
+        run, seconds = shared.trained("row", "--a=1", "--b=x y")
+        assert run.name == "version_0"
+        assert seconds >= 0
+    assert trained == [("--a=1", "--b=x y")]
+    with pytest.raises(SystemExit, match=r"was trained with other options .*--a=1.*now --a=2"):
+        shared.trained("row", "--a=2", "--b=x y")
+    (run / shared.WHOLE).unlink()
+    with pytest.raises(SystemExit, match="was cut short"):
+        shared.trained("row", "--a=1", "--b=x y")
