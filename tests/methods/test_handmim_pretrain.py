@@ -604,6 +604,8 @@ NAN = float("nan")
     ("build", "message"),
     [
         (lambda: Geometry(scale=(1.3, 0.8)), "Geometry: scale goes from .*, not from 1.3 to 0.8"),
+        (lambda: Teacher(temperature=(0.04, NAN)), "Teacher: last_temperature must .* not nan"),
+        (lambda: method(weight_decay=(0.04, NAN)), "last_weight_decay must be .* not nan"),
         (lambda: Geometry(scale=(0.8, NAN)), "Geometry: greatest_scale must be above 0, not nan"),
         (lambda: Colours(jitter=(-0.4, 0.4, 0.2, 0.1)), "Colours: jitter of brightness .* -0.4"),
         (lambda: Colours(jitter=(0.4, 0.4, 0.2, NAN)), "Colours: jitter of hue .* not nan"),

@@ -63,6 +63,12 @@ def test_pooled_is_the_class_token():
     )
 
 
+def test_the_tag_of_foreign_weights_says_how_images_are_normalised():
+    own, foreign = (TimmBackbone(f"vit_small_patch16_224{tag}", 32) for tag in ("", ".dino"))
+    assert own.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert foreign.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
 def test_pooled_is_the_mean_of_the_patches_where_there_are_registers_alone():
     backbone = TimmBackbone("vit_wee_patch16_reg1_gap_256", 64, options={"depth": 1}).eval()
     features = backbone.encode(torch.rand(1, 3, 64, 64))

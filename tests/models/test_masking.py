@@ -50,6 +50,12 @@ def test_ratios_are_spread_over_the_masked_half():
     assert sum(counts) / 32 / 196 == pytest.approx(0.3, abs=0.005)
 
 
+@pytest.mark.parametrize(("views", "share", "masked"), [(2, 0.25, 1), (2, 0.0, 0), (6, 0.25, 2)])
+def test_few_views_are_masked_if_any_are_to_be(views, share, masked):
+    counts = masked_counts(views, 16, (0.5, 0.5), share)
+    assert counts == [8] * masked + [0] * (views - masked)
+
+
 @pytest.fixture(scope="module", params=["patch", "conv"])
 def backbone(request):
     torch.manual_seed(0)

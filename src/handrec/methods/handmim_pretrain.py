@@ -85,8 +85,9 @@ class Teacher:
 
     def __post_init__(self) -> None:
         fraction(self, momentum=self.momentum)
-        coldest = min(self.temperature)
-        positive(self, temperature=coldest, student_temperature=self.student_temperature)
+        first, last = self.temperature
+        positive(self, first_temperature=first, last_temperature=last)
+        positive(self, student_temperature=self.student_temperature)
         not_negative(self, warmup_epochs=self.warmup_epochs)
 
 
@@ -142,7 +143,9 @@ class HandMIMPretrain(Method):
     ) -> None:
         super().__init__()
         positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
-        not_negative(self, weight_decay=min(weight_decay), freeze_prototypes=freeze_prototypes)
+        first, last = weight_decay
+        not_negative(self, first_weight_decay=first, last_weight_decay=last)
+        not_negative(self, freeze_prototypes=freeze_prototypes)
         fraction(self, warmup=warmup)
         if standardise and alignment == "regress" and shared_head:
             raise UserError(

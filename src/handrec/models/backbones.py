@@ -65,7 +65,9 @@ class TimmBackbone(Backbone):
     """Any timm model as a backbone; ViTs take any image size that their patches tile.
 
     Args:
-        name: of the timm model, such as ``vit_small_patch16_224`` or ``resnet50``.
+        name: of the timm model, such as ``vit_small_patch16_224`` or ``resnet50``. Its tag says how
+            images are normalised, so foreign weights want theirs: ``vit_small_patch16_224.dino``,
+            ``vit_base_patch16_224.mae``.
         image_size: side of the crops in pixels; sets a ViT's position embedding, which is
             interpolated for crops of another size.
         checkpoint: local weights in timm's naming (``.safetensors``, ``.pth``); None is random.

@@ -88,7 +88,8 @@ def masked_counts(views: int, patches: int, ratio: tuple[float, float], share: f
         ratio: lowest and highest share of a view's patches.
         share: of the views that are masked at all.
     """
-    masked = round(views * share)
+    # One at least: two views of one picture, a quarter of them masked, would never see a mask.
+    masked = max(1, math.floor(views * share + 0.5)) if share else 0
     low, high = ratio
     steps = [(i + 0.5) / masked for i in range(masked)]
     return [int((low + (high - low) * step) * patches) for step in steps] + [0] * (views - masked)
