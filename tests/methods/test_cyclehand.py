@@ -191,7 +191,7 @@ def test_what_is_not_believed_costs_nothing_but_is_drawn_and_learned_from(hand, 
     """Keypoints far from the given ones: no gradient to (a) and (d), all of it to (c)."""
     terms, labelled = {}, pick_batch(batch, torch.arange(4))
     for tolerance in (1e3, 1e-3):
-        flow = Flow(turns=Turns("so3_uniform"), tolerance=tolerance)
+        flow = Flow(turns=Turns("so3_uniform"), tolerance=tolerance, hands="reconstructed")
         method = tiny_method(hand, appearance, CycleHandWeights(image=1.0), flow=flow)
         step(method, labelled)
         terms[tolerance] = method.terms
@@ -217,6 +217,56 @@ def test_guesses_of_unlabelled_pictures_are_believed_as_far_as_the_dense_map_agr
         torch.testing.assert_close(method._trust(seen, labelled), torch.ones(4))
     assert trusts[0].min() > 0.8
     assert trusts[1].max() < 0.2
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_outlines_do_not_pull_at_hands_of_one_colour(hand, batch, appearance, masked):
+    """What a hand covers is no matter of how it looks: over black dark hands would grow."""
+    method = tiny_method(hand, appearance, photo_size=32)
+    labelled = pick_batch(batch, torch.arange(4))
+    source = labelled._replace(has_mask=torch.full((4,), float(masked)))
+    with torch.no_grad():
+        looks = method.texture(method.see(source).features)
+    one = torch.full_like(looks.texture, 0.3)
+    plain = looks._replace(
+        texture=one, ambient=torch.ones(4, 3), diffuse=torch.zeros_like(looks.diffuse)
+    )
+    gradients = []
+    for look in (plain, looks):
+        points = labelled.vertices.clone().requires_grad_()
+        hands = HandPrediction(
+            points, labelled.joints_3d, labelled.keypoints_2d, labelled.pose, labelled.betas,
+            labelled.translation,
+        )  # fmt: skip
+        drawn = method.draw(hands, look, source)
+        method._photometric(drawn, source, torch.ones(4)).backward()
+        gradients.append(points.grad.abs().sum())
+    assert gradients[0] < 1e-3 * gradients[1]
+    torch.testing.assert_close(
+        (drawn.image / drawn.mask.clamp(min=1e-3)).amax(), drawn.image.amax(), rtol=0.1, atol=0
+    )
+
+
+def test_pictures_of_hands_that_are_not_believed_do_not_move_them(hand, batch, appearance):
+    off = dict.fromkeys(CycleHandWeights.__dataclass_fields__, 0.0)
+    terms = []
+    for tolerance in (1e3, 1e-3):
+        flow = Flow(turns=Turns("so3_uniform"), tolerance=tolerance)
+        weights = CycleHandWeights(**{**off, "photo": 1.0})
+        method = tiny_method(hand, appearance, weights, flow=flow)
+        step(method, pick_batch(batch, torch.arange(4)))
+        terms.append(method.terms["photo"])
+    assert terms[1] < 1e-3 * terms[0]
+
+
+def test_hands_that_were_drawn_as_labelled_return_nothing_to_learn(hand, batch, appearance):
+    """What is reconstructed of a picture without a label is all that (d) is compared with."""
+    labelled, tolerant = pick_batch(batch, torch.arange(4)), 1e3
+    for hands, learns in (("known", False), ("reconstructed", True)):
+        flow = Flow(turns=Turns("so3_uniform"), tolerance=tolerant, hands=hands)
+        method = tiny_method(hand, appearance, flow=flow)
+        step(method, labelled)
+        assert bool(method.terms["returned"] > 0) is learns
 
 
 def test_what_returns_teaches_the_first_reconstruction_too(hand, batch, appearance):

@@ -109,8 +109,7 @@ class Cycle(NamedTuple):
         seen: features of (b), and (c) after every iteration.
         returned: (d).
         trust: in (a), 0 to 1.
-        belief: that what is drawn is the picture's hand: 1 where it was drawn as labelled, the
-            trust elsewhere.
+        known: whether a hand was drawn as labelled, not as reconstructed.
         redrawn: the same hands as they were seen, drawn, or None.
     """
 
@@ -120,8 +119,13 @@ class Cycle(NamedTuple):
     seen: "Sight"
     returned: HandPrediction
     trust: Float[Tensor, " n"]
-    belief: Float[Tensor, " n"]
+    known: Bool[Tensor, " n"]
     redrawn: Turned | None
+
+    @property
+    def belief(self) -> Float[Tensor, " n"]:
+        """That what is drawn is the picture's hand: 1 where it was labelled, else the trust."""
+        return torch.where(self.known, 1.0, self.trust)
 
 
 class Sight(NamedTuple):

@@ -224,15 +224,17 @@ class CycleHand(HandMethod):
         hands = sight.estimates.iterations[-1]
         terms = label_terms(sight.estimates, batch, self.hand, self.rasterizer)
         terms |= _texture_terms(looks) | self._mechanical(hands)
-        if self.weights.photo:
-            # In phase 1 texture and light learn from where the hand is, not the other way round
-            # (but by way of the features, which are of both).
-            first = pick(hands if self.phase == "cycle" else detached(hands), rows)
-            source = pick_batch(batch, rows)
-            drawn = self.draw(first, looks, source)
-            terms["photo"] = self._photometric(drawn, source, torch.ones_like(source.has_mask))
+        # In phase 1 texture and light learn from where the hand is, not the other way round (but by
+        # way of the features, which are of both); in phase 2 both, as far as it is believed.
+        first, trust = detached(pick(hands, rows)), torch.ones_like(batch.has_mask[rows])
         if self.phase == "cycle":
-            terms |= self._cycle_terms(self.cycle(batch, sight, looks, rows), batch, sight, looks)
+            cycle = self.cycle(batch, sight, looks, rows)
+            terms |= self._cycle_terms(cycle, batch, sight, looks)
+            first, trust = cycle.first, cycle.trust
+        if self.weights.photo:
+            source = pick_batch(batch, rows)
+            photo = self._photometric(self.draw(first, looks, source), source, trust)
+            terms["photo"] = _share(trust, torch.ones_like(trust)) * photo
         terms = {name: term for name, term in terms.items() if getattr(self.weights, name)}
         loss = total(terms, self.weights)
         self.log_losses(terms, loss)
@@ -278,8 +280,7 @@ class CycleHand(HandMethod):
         returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
         trust = self._trust(sight, batch)[rows]
         known = is_known(source) if self.flow.hands == "known" else torch.zeros_like(trust) > 0
-        belief = torch.where(known, 1.0, trust)
-        return Cycle(rows, first, turned, seen, returned, trust, belief, redrawn)
+        return Cycle(rows, first, turned, seen, returned, trust, known, redrawn)
 
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
         """Return pictures of which some have colours or noise of a batch's unlabelled ones."""
@@ -356,7 +357,11 @@ class CycleHand(HandMethod):
         )  # fmt: skip
 
     def _photometric(self, drawn: Rendering, batch: HandBatch, weight: Tensor) -> Tensor:
-        """Compare drawings with pictures where both show the hand."""
+        """Compare drawings with pictures where both show the hand.
+
+        By the hand's own colour, without its share of a pixel: over any background a hand would
+        gain or lose by covering more, whatever the picture shows there.
+        """
         size = drawn.image.shape[-2:]
         image, mask = (
             F.interpolate(x, size, mode="bilinear", antialias=True)
@@ -364,7 +369,8 @@ class CycleHand(HandMethod):
         )
         known = batch.has_mask.view(-1, 1, 1, 1) > 0
         seen = drawn.mask.detach() * torch.where(known, mask, 1.0)
-        return losses.photometric_loss(drawn.image, image, seen, weight)
+        colour = drawn.image / drawn.mask.clamp(min=1e-3)
+        return losses.photometric_loss(colour, image, seen, weight)
 
     def _cycle_terms(
         self, cycle: Cycle, batch: HandBatch, sight: Sight, looks: Looks
@@ -383,12 +389,11 @@ class CycleHand(HandMethod):
         terms = {"rendered": ramp * rendered}
         if self.sampler is None:
             believed = weight * cycle.trust
-            # The losses are means over what is believed: little is to cost little.
-            trust = per_process(believed.sum()) / per_process(weight.sum()).clamp(min=1e-6)
-            returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
-            gated = {"returned": ramp * returned}
-            gated |= self._drawn_terms(cycle, batch, looks, believed)
-            terms |= {name: trust * term for name, term in gated.items()}
+            drawn = self._drawn_terms(cycle, batch, looks, believed)
+            terms |= {name: _share(believed, weight) * term for name, term in drawn.items()}
+            guessed = believed * ~cycle.known  # a label says more of (a) than what returns
+            returned = losses.round_trip_loss(cycle.first, cycle.returned, guessed)
+            terms["returned"] = ramp * _share(guessed, weight) * returned
             terms |= self._domain_terms(cycle, batch, sight)
         return terms
 
@@ -435,6 +440,11 @@ class CycleHand(HandMethod):
         rest = [self.head, self.texture, *([self.tie] if self.phase == "cycle" else [])]
         steps = int(self.trainer.estimated_stepping_batches)
         return adamw_warmup_cosine(self.backbone.model, rest, self.optimization, steps, self.warmup)
+
+
+def _share(believed: Tensor, all_: Tensor) -> Tensor:
+    """Return what is believed of all: losses are means over it, and little is to cost little."""
+    return per_process(believed.sum()) / per_process(all_.sum()).clamp(min=1e-6)
 
 
 def _texture_terms(looks: Looks) -> dict[str, Tensor]:
