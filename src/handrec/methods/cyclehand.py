@@ -389,11 +389,10 @@ class CycleHand(HandMethod):
         terms = {"rendered": ramp * rendered}
         if self.sampler is None:
             believed = weight * cycle.trust
-            drawn = self._drawn_terms(cycle, batch, looks, believed)
-            terms |= {name: _share(believed, weight) * term for name, term in drawn.items()}
-            guessed = believed * ~cycle.known  # a label says more of (a) than what returns
-            returned = losses.round_trip_loss(cycle.first, cycle.returned, guessed)
-            terms["returned"] = ramp * _share(guessed, weight) * returned
+            returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
+            gated = {"returned": ramp * returned}
+            gated |= self._drawn_terms(cycle, batch, looks, believed)
+            terms |= {name: _share(believed, weight) * term for name, term in gated.items()}
             terms |= self._domain_terms(cycle, batch, sight)
         return terms
 
