@@ -1,5 +1,6 @@
 """Running the `handrec` command in benchmarks of trainings, and reading what it reports."""
 
+import csv
 import json
 import os
 import shlex
@@ -59,6 +60,13 @@ def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     handrec("test", f"--run={run}", "--which=last", *arguments)
     (report,) = (run / "eval").glob("*/metrics.json")
     return {k: v["results"] for k, v in json.loads(report.read_text())["splits"].items()}
+
+
+def last_values(run: Path) -> dict[str, float]:
+    """Return the last value that a run logged under each name."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: float(value) for row in rows for name, value in row.items() if value}
 
 
 def data_of(run: Path) -> HandDataModule:

@@ -9,13 +9,13 @@ set-up takes depends on where pip finds the packages.
 """
 
 import argparse
-import csv
 import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+from _runs import last_values
 from handrec.records import write_record
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,24 +34,16 @@ def seconds_of(folder: Path, *command: str) -> float:
     return round(time.perf_counter() - start, 1)
 
 
-def last_values(folder: Path, name: str) -> dict[str, float]:
-    """Return the last value that the run of a folder logged under each name."""
-    (metrics,) = (folder / "lightning_logs" / name).glob("version_*/metrics.csv")
-    with metrics.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {key: float(row[key]) for row in rows for key in row if row[key]}
-
-
 def measure(folder: Path, experiment: str) -> dict[str, str | float]:
     """Return the seconds of set-up and training, and what the training ended with."""
     clone = folder / experiment
     subprocess.run(["git", "clone", "--quiet", REPOSITORY, clone], check=True)
     setup = seconds_of(clone, "make", "setup")
     training = seconds_of(clone, "make", "train", f"EXP={experiment}")
-    values = last_values(clone, experiment)
+    (run,) = (clone / "lightning_logs" / experiment).glob("version_*")
     ends = {
         name.removeprefix("val/"): value
-        for name, value in values.items()
+        for name, value in last_values(run).items()
         if name.startswith("val/probe") or name == "val/pa_mpvpe_mm"
     }
     total = round(setup + training, 1)

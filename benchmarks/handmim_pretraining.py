@@ -17,14 +17,13 @@ The bars: HandMIM's PA-MPVPE is at least 15 % below that of random weights at 10
 """
 
 import argparse
-import csv
 import json
 import shlex
 import time
 from pathlib import Path
 from typing import Any
 
-from _runs import evaluated, handrec, trained
+from _runs import evaluated, handrec, last_values, trained
 from handrec.cli import runs
 from handrec.records import write_record
 
@@ -53,20 +52,14 @@ HEADS = {
 Row = dict[str, Any]
 
 
-def last_value(run: Path, name: str) -> float:
-    """Return the last value that a run logged under a name."""
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        values = [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
-    return values[-1]
-
-
 def pretrain(name: str, key: Row, more: list[str]) -> Row:
     """Pre-train a row once for each seed, and return its figures."""
     options = [f"--scale={key['scale']}", f"--seed_everything={key['seed']}"]
     options += [*(ROWS[key["row"]] or []), *more]
     run, seconds = trained(name, "--exp=handmim_pretrain", *options)
     names = ("probe", "probe_untrained", "probe_pose", "probe_untrained_pose")
-    return {"pretrain_s": seconds} | {name: last_value(run, f"val/{name}") for name in names}
+    values = last_values(run)
+    return {"pretrain_s": seconds} | {name: values[f"val/{name}"] for name in names}
 
 
 def start(key: Row, chosen: argparse.Namespace, options: list[str]) -> tuple[list[str], Row]:
@@ -104,7 +97,7 @@ def measure(key: Row, chosen: argparse.Namespace) -> Row:
     for lr in chosen.lrs:
         name = "finetune_{row}_{head}_{labels:g}_{scale}_{seed}".format(**key) + f"_{lr:g}"
         run, seconds = trained(name, *first, *options, f"{MODEL}.lr={lr}")
-        tried.append((last_value(run, "val/pa_mpvpe"), lr, run, seconds))
+        tried.append((last_values(run)["val/pa_mpvpe"], lr, run, seconds))
     error, lr, run, seconds = min(tried, key=lambda item: item[0])
     found = {"lr": lr, "val_pa_mpvpe_mm": error, "finetune_s": seconds}
     return key | test(run) | found | figures

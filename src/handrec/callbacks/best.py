@@ -23,6 +23,7 @@ class BestCheckpoint(ModelCheckpoint):
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Return whether the weights of now are to be kept."""
         kept: dict[str, Any] = self.best_k_models
-        if current is not None and current.isnan() and kept:
-            return not any(math.isfinite(value) for value in kept.values())
+        full = 0 < self.save_top_k <= len(kept)
+        if full and current is not None and current.isnan():
+            return not math.isfinite(kept[self.kth_best_model_path])
         return super().check_monitor_top_k(trainer, current)
