@@ -15,8 +15,10 @@ from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
 from handrec.data.share import labelled_share
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
+from handrec.losses import cycle as losses
 from handrec.methods.cycle_flow import (
     NEAREST,
+    NO_TURN,
     Flow,
     Sight,
     frozen_averages,
@@ -459,6 +461,52 @@ def test_a_drawn_label_is_a_pair_however_wrong_the_reconstruction(hand, batch, a
     assert cycle.trust[:4].max() < 0.5
     drawn = torch.ones(4) if hands == "known" else cycle.trust[:4]
     torch.testing.assert_close(cycle.belief, torch.cat([drawn, cycle.trust[4:]]))
+
+
+def test_fingers_of_labelled_hands_are_exchanged_among_them_alone(hand, batch, appearance):
+    flow = Flow(share=1.0, exchange=1.0, turns=NO_TURN)
+    method = tiny_method(hand, appearance, flow=flow)
+    sight = method.see(batch)
+    rows = torch.arange(len(batch.image))
+    cycle = method.cycle(batch, sight, method.texture(sight.features), rows)
+    assert cycle.exchanged[:4].sum() >= 2
+    assert not cycle.exchanged[4:].any()
+    drawn = cycle.turned.batch
+    torch.testing.assert_close(drawn.pose[4:, 1:], cycle.first.pose[4:, 1:])
+    torch.testing.assert_close(drawn.pose[:4, 0], batch.pose[:4, 0])
+    torch.testing.assert_close(drawn.betas[:4], batch.betas[:4])
+    torch.testing.assert_close(drawn.vertices[:4].mean(1), batch.vertices[:4].mean(1))
+    posed = hand.decode(drawn.pose, drawn.betas, drawn.translation)
+    torch.testing.assert_close(posed.joints[:4], drawn.joints_3d[:4], atol=1e-5, rtol=0)
+    for row in range(4):
+        own = [torch.equal(drawn.pose[row], batch.pose[k]) for k in range(4)]
+        assert own[row] or cycle.exchanged[row]
+        for finger in range(5):  # all three joints of a finger come from one hand
+            part = slice(1 + 3 * finger, 4 + 3 * finger)
+            assert any(torch.equal(drawn.pose[row, part], batch.pose[k, part]) for k in range(4))
+    wanted = torch.where(cycle.exchanged, 0.0, torch.where(cycle.known, 1.0, cycle.trust))
+    torch.testing.assert_close(cycle.belief, wanted)
+
+
+def test_hands_with_the_fingers_of_others_do_not_return(hand, batch, appearance):
+    def returned(exchange):
+        flow = Flow(share=1.0, exchange=exchange)
+        method = tiny_method(hand, appearance, flow=flow)
+        cycle, given = method.cycle, []
+        method.cycle = lambda *arguments: given.append(cycle(*arguments)) or given[0]
+        loss = losses.round_trip_loss
+        weights = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses, "round_trip_loss", lambda *a: weights.append(a[2]) or loss(*a))
+            step(method, batch)
+        return given[0], weights[0]
+
+    cycle, weight = returned(1.0)
+    assert cycle.exchanged.any()
+    torch.testing.assert_close(weight > 0, ~cycle.exchanged & (cycle.turned.weight > 0))
+    cycle, weight = returned(0.0)
+    assert not cycle.exchanged.any()
+    assert (weight[:4] > 0).any()
 
 
 def test_sampled_hands_only_have_drawings(hand, batch, appearance):

@@ -57,6 +57,10 @@ _MCP = [6, 9, 12, 15]
 _PIP = [7, 10, 13, 16]
 
 
+#: Self-penetration of the sphere proxies that soft skin allows, metres.
+PENETRATION_TOLERANCE = 0.003
+
+
 class PoseSampler(nn.Module):
     """Draws finger poses: gestures, what lies between them, and mixtures, with noise.
 
@@ -75,7 +79,7 @@ class PoseSampler(nn.Module):
     axes: Float[Tensor, "15 3 3"]
     limits: Float[Tensor, "15 3 2"]
 
-    def __init__(self, hand: HandModel, tolerance: float = 0.003) -> None:
+    def __init__(self, hand: HandModel, tolerance: float = PENETRATION_TOLERANCE) -> None:
         super().__init__()
         self.tolerance = tolerance
         self.spheres = SphereProxies(hand)

@@ -14,8 +14,10 @@ from handrec.data.appearance.base import Stage
 from handrec.data.scenes import Uniform, sample_betas
 from handrec.errors import fraction, positive, rising
 from handrec.geometry.camera import project
+from handrec.hand.anatomy import SphereProxies
 from handrec.hand.base import HandModel
-from handrec.hand.sampler import PoseSampler
+from handrec.hand.joints import FINGERS
+from handrec.hand.sampler import PENETRATION_TOLERANCE, PoseSampler
 from handrec.models.base import Estimates
 from handrec.models.cycle_rotation import Turns, crop_to_box, sample_turns, turn_hand
 from handrec.models.cycle_scene import Own, Redrawn, Shares, redraw
@@ -48,6 +50,8 @@ class Flow:
             of the others as reconstructed. ``reconstructed``: all as reconstructed. ``sampled``:
             random poses and shapes instead, which makes the cycle plain training on further
             drawings (a baseline; no hand is turned back).
+        exchange: share of the hands drawn as labelled that are drawn with fingers of others; they
+            have nothing to return to.
         margin: least and greatest side of a crop, in longer sides of the hand's box.
         smallest: share of the crop that a hand must cover to count.
         ramp: share of the training in which ``rendered`` and ``returned`` grow to full weight.
@@ -60,6 +64,7 @@ class Flow:
     recolour: float = 0.5
     grain: float = 0.5
     hands: Literal["known", "reconstructed", "sampled"] = "known"
+    exchange: float = 0.0
     margin: tuple[float, float] = (1.15, 1.5)
     smallest: float = 0.03
     ramp: float = 0.1
@@ -71,7 +76,7 @@ class Flow:
         positive(self, tolerance=self.tolerance)
         rising(self, margin=self.margin)
         fraction(self, share=self.share, recolour=self.recolour, grain=self.grain)
-        fraction(self, smallest=self.smallest, ramp=self.ramp)
+        fraction(self, smallest=self.smallest, ramp=self.ramp, exchange=self.exchange)
 
 
 DEFAULT_FLOW = Flow()
@@ -110,6 +115,7 @@ class Cycle(NamedTuple):
         returned: (d).
         trust: in (a), 0 to 1.
         known: whether a hand was drawn as labelled, not as reconstructed.
+        exchanged: whether it was drawn with fingers of others.
         redrawn: the same hands as they were seen, drawn, or None.
     """
 
@@ -120,12 +126,13 @@ class Cycle(NamedTuple):
     returned: HandPrediction
     trust: Float[Tensor, " n"]
     known: Bool[Tensor, " n"]
+    exchanged: Bool[Tensor, " n"]
     redrawn: Turned | None
 
     @property
     def belief(self) -> Float[Tensor, " n"]:
         """That what is drawn is the picture's hand: 1 where it was labelled, else the trust."""
-        return torch.where(self.known, 1.0, self.trust)
+        return torch.where(self.exchanged, 0.0, torch.where(self.known, 1.0, self.trust))
 
 
 class Sight(NamedTuple):
@@ -251,17 +258,51 @@ def known_hands(hands: HandPrediction, source: HandBatch) -> HandPrediction:
         source.betas,
         source.translation,
     )
-    known = is_known(source)
-    picked = (
-        torch.where(known.view(-1, *[1] * (old.ndim - 1)), new, old)
-        for old, new in zip(hands[:6], given[:6], strict=True)
-    )
-    return HandPrediction(*picked)
+    return _where(is_known(source), given, hands)
 
 
 def is_known(batch: HandBatch) -> Bool[Tensor, " b"]:
     """Return where labels say all that it takes to draw a hand."""
     return batch.has_pose * batch.has_vertices * batch.has_joints_3d > 0
+
+
+@torch.no_grad()
+def exchange_fingers(
+    hands: HandPrediction,
+    among: Bool[Tensor, " n"],
+    share: float,
+    model: HandModel,
+    spheres: SphereProxies,
+    generator: torch.Generator,
+) -> tuple[HandPrediction, Bool[Tensor, " n"]]:
+    """Return hands of which some have the fingers of others, and which these are.
+
+    Labels are few, and their poses are soon known by heart: each finger may follow another hand.
+    Place, shape and global rotation stay. A hand that would run into itself stays as it is.
+
+    Args:
+        hands: any.
+        among: those that give and take fingers.
+        share: of them that take some.
+        model: of the hands.
+        spheres: of that model.
+        generator: source of all randomness, on the CPU.
+    """
+    count, device = len(hands.pose), hands.pose.device
+    givers = among.nonzero()[:, 0]
+    if not (share and len(givers)):
+        return hands, torch.zeros_like(among)
+    # The rotations of a finger's three joints follow each other.
+    fingers = len(FINGERS)
+    donors = torch.randint(len(givers), (count, fingers), generator=generator).to(device)
+    articulation = hands.pose[:, 1:].unflatten(1, (fingers, -1))
+    given = articulation[givers[donors], torch.arange(fingers, device=device)].flatten(1, 2)
+    pose = torch.cat([hands.pose[:, :1], given], dim=1)
+    other = _posed(model, pose, hands.betas, hands)
+    chosen = (Uniform(generator)(0.0, 1.0, count) < share).to(device)
+    free = spheres.penetration(other.joints).amax(1) < PENETRATION_TOLERANCE
+    takes = among & chosen & free
+    return _where(takes, other, hands), takes
 
 
 def sample_hands(
@@ -279,10 +320,25 @@ def sample_hands(
     pose = sampler.sample(count, generator).to(device)
     pose = torch.cat([like.pose[:, :1], pose[:, 1:]], dim=1)
     betas = sample_betas(count, Uniform(generator)).to(device)
+    return _posed(model, pose, betas, like)
+
+
+def _posed(model: HandModel, pose: Tensor, betas: Tensor, like: HandPrediction) -> HandPrediction:
+    """Return posed hands with their centroids where those of others are."""
     posed = model.decode(pose, betas, torch.zeros_like(like.translation))
     shift = like.vertices.mean(1) - posed.vertices.mean(1)
     vertices, joints = (points + shift[:, None] for points in posed)
     return HandPrediction(vertices, joints, like.keypoints_2d, pose, betas, shift)
+
+
+def _where(mask: Tensor, new: HandPrediction, old: HandPrediction) -> HandPrediction:
+    """Return the new hands where the mask says so; texture and light are left out."""
+    return HandPrediction(
+        *(
+            torch.where(mask.view(-1, *[1] * (b.ndim - 1)), a, b)
+            for a, b in zip(new[:6], old[:6], strict=True)
+        )
+    )
 
 
 @contextmanager

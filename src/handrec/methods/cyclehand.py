@@ -34,6 +34,7 @@ from handrec.methods.cycle_flow import (
     Flow,
     Sight,
     detached,
+    exchange_fingers,
     frozen_averages,
     is_known,
     known_hands,
@@ -261,8 +262,12 @@ class CycleHand(HandMethod):
         background = self._backgrounds(hands, source, None if dense is None else dense[rows])
         lends = (~labelled(source)).to(background)
         own = Own(looks.lit().detach(), background, lends)
+        known = exchanged = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if self.flow.hands == "known":
-            hands = known_hands(hands, source)
+            known, hands = is_known(source), known_hands(hands, source)
+            hands, exchanged = exchange_fingers(
+                hands, known, self.flow.exchange, self.hand, self.spheres, generator
+            )
         if self.sampler is not None:
             hands = sample_hands(self.sampler, self.hand, hands, generator)
         draw = partial(
@@ -279,8 +284,7 @@ class CycleHand(HandMethod):
             seen = self.see(turned.batch)
         returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
         trust = self._trust(sight, batch)[rows]
-        known = is_known(source) if self.flow.hands == "known" else torch.zeros_like(trust) > 0
-        return Cycle(rows, first, turned, seen, returned, trust, known, redrawn)
+        return Cycle(rows, first, turned, seen, returned, trust, known, exchanged, redrawn)
 
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
         """Return pictures of which some have colours or noise of a batch's unlabelled ones."""
@@ -388,7 +392,7 @@ class CycleHand(HandMethod):
             rendered = rendered + weights.dense * dense
         terms = {"rendered": ramp * rendered}
         if self.sampler is None:
-            believed = weight * cycle.trust
+            believed = weight * cycle.trust * ~cycle.exchanged
             returned = losses.round_trip_loss(cycle.first, cycle.returned, believed)
             gated = {"returned": ramp * returned}
             gated |= self._drawn_terms(cycle, batch, looks, believed)

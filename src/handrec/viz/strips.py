@@ -58,7 +58,8 @@ def cycle_strip(
         looks = cv2.resize(to_picture(white[row]), image.shape[1::-1])
         third = draw_skeleton(third, seen.keypoints_2d[row] * zooms[1])
         pictures += [image, first, looks, picture, third, fourth]
-        counts = "" if cycle.turned.weight[row] else ", out"
+        counts = ", fingers of others" if cycle.exchanged[row] else ""
+        counts += "" if cycle.turned.weight[row] else ", out"
         said = list(COLUMNS)
         said[1] += f" {float(cycle.trust[row]):.2f}"
         said[3] += f" {float(angles[row]):.0f} deg{counts}"
