@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any, get_args
 
 
 class UserError(Exception):
@@ -39,6 +40,24 @@ def fraction(owner: object, **numbers: float | int) -> None:
     for name, number in numbers.items():
         if not 0 <= number <= 1:
             raise UserError(f"{type(owner).__name__}: {name} must be 0 to 1, not {number:g}")
+
+
+def one_of(owner: object, options: Any, **values: str) -> None:
+    """Raise a UserError that names the first argument that is no option.
+
+    Files and commands are checked as they are read; from Python a typing error would choose
+    whatever comes last.
+
+    Args:
+        owner: whose arguments they are.
+        options: a ``Literal``.
+        values: by name.
+    """
+    known = get_args(options)
+    for name, value in values.items():
+        if value not in known:
+            told = ", ".join(known)
+            raise UserError(f"{type(owner).__name__}: {name} is one of {told}, not {value}")
 
 
 def rising(owner: object, **ranges: tuple[float, float]) -> None:

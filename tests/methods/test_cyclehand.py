@@ -586,6 +586,7 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: Flow(exchange=1.5), "Flow: exchange must be 0 to 1, not 1.5"),
         (lambda: CycleStrips(every=0), "CycleStrips: every must be above 0"),
         (lambda: CycleStrips(hands=0), "CycleStrips: hands must be above 0"),
         (lambda: Shares(texture=50.0), "Shares: texture must be 0 to 1, not 50"),

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.data.appearance.base import Stage
 from handrec.data.scenes import Uniform, sample_betas
-from handrec.errors import fraction, positive, rising
+from handrec.errors import fraction, one_of, positive, rising
 from handrec.geometry.camera import project
 from handrec.hand.anatomy import SphereProxies
 from handrec.hand.base import HandModel
@@ -32,6 +32,10 @@ NO_TURN = Turns(bounds=(0.0, 0.0))
 
 #: How far a crop's centre is off its hand's, shares of the crop: as in ``data.scenes``.
 _OFF_CENTRE = 0.08
+
+
+#: Which hands are drawn, see :class:`Flow`.
+Drawn = Literal["known", "reconstructed", "sampled"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Flow:
     kept: Shares = field(default_factory=Shares)
     recolour: float = 0.5
     grain: float = 0.5
-    hands: Literal["known", "reconstructed", "sampled"] = "known"
+    hands: Drawn = "known"
     exchange: float = 0.0
     margin: tuple[float, float] = (1.15, 1.5)
     smallest: float = 0.03
@@ -71,6 +75,7 @@ class Flow:
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
+        one_of(self, Drawn, hands=self.hands)
         least, greatest = self.margin
         positive(self, share=self.share, least_margin=least, greatest_margin=greatest)
         positive(self, tolerance=self.tolerance)

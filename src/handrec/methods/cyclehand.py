@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from handrec.data.mixture import labelled, without_absent
-from handrec.errors import UserError
+from handrec.errors import UserError, one_of
 from handrec.geometry.camera import resize_camera
 from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
@@ -55,6 +55,9 @@ from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
 from handrec.render.shading import Texture, render_lit, render_positions
 from handrec.types import HandBatch, HandPrediction, Rendering
+
+#: Of the training: labels alone, then the cycle.
+Phase = Literal["base", "cycle"]
 
 #: Modules that phase 1 has not got.
 _OF_THE_CYCLE = ("tie.", "sampler.")
@@ -141,7 +144,7 @@ class CycleHand(HandMethod):
         head: HeadFactory,
         hand: HandModel,
         rasterizer: Rasterizer,
-        phase: Literal["base", "cycle"] = "cycle",
+        phase: Phase = "cycle",
         checkpoint: str | None = None,
         weights: CycleHandWeights = CycleHandWeights(),
         flow: Flow = DEFAULT_FLOW,
@@ -156,6 +159,7 @@ class CycleHand(HandMethod):
         warmup: float = 0.05,
     ) -> None:
         super().__init__()
+        one_of(self, Phase, phase=phase)
         self.save_hyperparameters()
         self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
         self.head = head(backbone, hand)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from handrec.data.views import TwoViews, View
-from handrec.errors import UserError, fraction, not_negative, positive
+from handrec.errors import UserError, fraction, not_negative, one_of, positive
 from handrec.losses import distillation as distil
 from handrec.losses.hand import total
 from handrec.methods.base import Method
@@ -44,6 +44,9 @@ from handrec.types import HandBatch
 #: same without alignment, plain class-token distillation. ``regress``: the aligned points of
 #: student and teacher are compared themselves.
 Alignment = Literal["proto", "invariant", "regress"]
+
+#: How a teacher's scores become targets: as in iBOT, or as in SwAV and DINOv2.
+Targets = Literal["centre", "sinkhorn"]
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ class Teacher:
     temperature: tuple[float, float] = (0.04, 0.07)
     warmup_epochs: int = 30
     student_temperature: float = 0.1
-    targets: Literal["centre", "sinkhorn"] = "centre"
+    targets: Targets = "centre"
 
     def __post_init__(self) -> None:
+        one_of(self, Targets, targets=self.targets)
         fraction(self, momentum=self.momentum)
         first, last = self.temperature
         positive(self, first_temperature=first, last_temperature=last)
@@ -142,6 +146,7 @@ class HandMIMPretrain(Method):
         freeze_prototypes: int = 1,
     ) -> None:
         super().__init__()
+        one_of(self, Alignment, alignment=alignment)
         positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
         first, last = weight_decay
         not_negative(self, first_weight_decay=first, last_weight_decay=last)

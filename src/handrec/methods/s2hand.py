@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
 from torchmetrics import MeanMetric
 
-from handrec.errors import UserError, fraction, not_negative, positive
+from handrec.errors import UserError, fraction, not_negative, one_of, positive
 from handrec.hand.anatomy import rest_hand
 from handrec.hand.base import HandModel
 from handrec.losses import photometric, s2hand
@@ -39,6 +39,10 @@ from handrec.render.base import Rasterizer
 from handrec.types import Camera, HandBatch, HandPrediction, Rendering
 
 logger = logging.getLogger(__name__)
+
+
+#: Of the joints, see :class:`S2HAND`.
+Limits = Literal["anatomical", "mano_axis_angle"]
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class S2HAND(HandMethod):
         keypoints: KeypointNetwork | None = None,
         weights: S2HANDWeights = S2HANDWeights(),
         ramp: Ramp = Ramp(),
-        limits: Literal["anatomical", "mano_axis_angle"] = "anatomical",
+        limits: Limits = "anatomical",
         bone_length: float | None = None,
         texture_gate: float = 0.1,
         edges: bool = True,
@@ -166,6 +170,7 @@ class S2HAND(HandMethod):
         keypoints_checkpoint: str | None = None,
     ) -> None:
         super().__init__()
+        one_of(self, Limits, limits=limits)
         positive(self, lr=lr, bone_length=1.0 if bone_length is None else bone_length)
         if bone_length is not None and bone_length > 0.2:
             raise UserError(f"bone_length is in metres: {bone_length} is no finger's")

@@ -12,9 +12,12 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from handrec.errors import UserError, fraction, not_negative
+from handrec.errors import UserError, fraction, not_negative, one_of
 from handrec.models.base import Backbone, Features
 from handrec.models.weights import are_replaced, read_weights
+
+#: Of a ViT, see :class:`TimmBackbone`.
+Stem = Literal["patch", "conv"]
 
 
 class ConvStem(PatchEmbed):  # type: ignore[misc]
@@ -85,11 +88,12 @@ class TimmBackbone(Backbone):
         image_size: int = 224,
         checkpoint: str | None = None,
         drop_path: float = 0.0,
-        stem: Literal["patch", "conv"] = "patch",
+        stem: Stem = "patch",
         options: dict[str, Any] | None = None,
         fine_levels: int = 0,
     ) -> None:
         super().__init__()
+        one_of(self, Stem, stem=stem)
         fraction(self, drop_path=drop_path)
         not_negative(self, fine_levels=fine_levels)
         arguments = {"drop_path_rate": drop_path, **(options or {})}

@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from handrec.errors import UserError, fraction, not_negative
+from handrec.errors import UserError, fraction, not_negative, one_of
 from handrec.geometry.camera import project
 from handrec.geometry.rotations import axis_angle_to_matrix, random_rotations
 from handrec.types import Camera, HandPrediction
+
+#: How rotations are drawn, see :class:`Turns`.
+Sampling = Literal["so3_uniform", "euler_box", "curriculum"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ class Turns:
         near: share of the curriculum's turns that stay within the first bound.
     """
 
-    sampling: Literal["so3_uniform", "euler_box", "curriculum"] = "curriculum"
+    sampling: Sampling = "curriculum"
     euler: tuple[float, float, float] = (90.0, 90.0, 180.0)
     bounds: tuple[float, float] = (30.0, 180.0)
     rise: float = 0.5
     near: float = 0.2
 
     def __post_init__(self) -> None:
+        one_of(self, Sampling, sampling=self.sampling)
         if not 0 <= self.bounds[0] <= self.bounds[1] <= 180:
             raise UserError("turns: bounds rise within 0 to 180 degrees")
         pitch, yaw, roll = self.euler

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from handrec.errors import fraction, positive
+from handrec.errors import fraction, one_of, positive
 from handrec.losses.contrastive import domain_consistency, info_nce, turn_features
 from handrec.losses.distillation import Centre
 from handrec.losses.processes import gathered
@@ -17,6 +17,10 @@ from handrec.models.prototypes import PrototypeHead
 
 #: Width of the projector, and of what it makes: 42 points of space, so that they can be turned.
 _HIDDEN, _PROJECTED = 512, 126
+
+
+#: Which pairs are tied, see :class:`Contrast`.
+Pairs = Literal["turned", "redrawn"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,13 @@ class Contrast:
         momentum: of the teacher.
     """
 
-    pairs: Literal["turned", "redrawn"] = "turned"
+    pairs: Pairs = "turned"
     temperature: float = 0.5
     prototypes: int = 1024
     momentum: float = 0.996
 
     def __post_init__(self) -> None:
+        one_of(self, Pairs, pairs=self.pairs)
         positive(self, temperature=self.temperature, prototypes=self.prototypes)
         fraction(self, momentum=self.momentum)
 

@@ -10,13 +10,17 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from handrec.errors import UserError, fraction, rising
+from handrec.errors import UserError, fraction, one_of, rising
 from handrec.losses.distillation import gather_masked, patch_weights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Backbone, Features
 
 _TRIES = 10
 _ROUNDS = 80  # of proposals; at ratio 0.5 of 14 x 14 patches all but a few masks end in half of it
+
+
+#: How masked patches lie.
+Shape = Literal["block", "random"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,10 @@ class Masking:
 
     ratio: tuple[float, float] = (0.1, 0.5)
     share: float = 0.5
-    shape: Literal["block", "random"] = "block"
+    shape: Shape = "block"
 
     def __post_init__(self) -> None:
+        one_of(self, Shape, shape=self.shape)
         fraction(self, share=self.share, lowest_ratio=self.ratio[0], highest_ratio=self.ratio[1])
         rising(self, ratio=self.ratio)
 

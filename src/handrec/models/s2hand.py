@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from handrec.errors import UserError, not_negative, positive
+from handrec.errors import UserError, not_negative, one_of, positive
 from handrec.geometry.camera import project, weak_to_translation
 from handrec.geometry.rotations import (
     axis_angle_to_matrix,
@@ -27,6 +27,12 @@ _START = {"perspective": (0.0, 0.0, 0.65), "weak": (0.8, 0.0, 0.0)}
 
 #: Units of the raw weak camera, as in ``models.state``: 1/m and metres.
 _WEAK_UNITS = (10.0, 0.1, 0.1)
+
+
+#: What the regressors say, see :class:`S2HandRegressor`.
+PoseForm = Literal["components", "sixd"]
+RotationForm = Literal["axis_angle", "sixd"]
+CameraForm = Literal["perspective", "weak"]
 
 
 class S2HandRegressor(nn.Module):
@@ -55,10 +61,10 @@ class S2HandRegressor(nn.Module):
         self,
         backbone: Backbone,
         hand: HandModel,
-        pose: Literal["components", "sixd"] = "components",
+        pose: PoseForm = "components",
         components: int = 30,
-        rotation: Literal["axis_angle", "sixd"] = "axis_angle",
-        camera: Literal["perspective", "weak"] = "perspective",
+        rotation: RotationForm = "axis_angle",
+        camera: CameraForm = "perspective",
         base_rotation: tuple[float, float, float] = (math.pi, 0.0, 0.0),
         mean_shape: bool = False,
         widths: tuple[int, int] = (1024, 512),
@@ -66,6 +72,9 @@ class S2HandRegressor(nn.Module):
         lift: bool = False,
     ) -> None:
         super().__init__()
+        one_of(self, PoseForm, pose=pose)
+        one_of(self, RotationForm, rotation=rotation)
+        one_of(self, CameraForm, camera=camera)
         positive(self, components=components, widths=min(widths))
         not_negative(self, cells=cells)
         if pose == "components" and not isinstance(hand, OpenHand | Mano):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from handrec.errors import UserError, not_negative
+from handrec.errors import UserError, not_negative, one_of
 from handrec.geometry.mesh import face_normals
 from handrec.hand.base import HandModel
 from handrec.models.base import Backbone, Features
@@ -44,6 +44,11 @@ class Appearance(NamedTuple):
     light: AnyLight
 
 
+#: What is read from images, see :class:`AppearanceHead`.
+TextureForm = Literal["faces", "atlas"]
+LightForm = Literal["directional", "harmonics"]
+
+
 class AppearanceHead(Compilable):
     """Three convolutions on the finest map, then a head for the texture and one for the light.
 
@@ -62,12 +67,14 @@ class AppearanceHead(Compilable):
         self,
         backbone: Backbone,
         hand: HandModel,
-        texture: Literal["faces", "atlas"] = "faces",
-        light: Literal["directional", "harmonics"] = "directional",
+        texture: TextureForm = "faces",
+        light: LightForm = "directional",
         atlas_size: int = 32,
         cells: int = 0,
     ) -> None:
         super().__init__()
+        one_of(self, TextureForm, texture=texture)
+        one_of(self, LightForm, light=light)
         if atlas_size < 1:
             raise UserError(f"atlas_size must be at least 1, not {atlas_size}")
         not_negative(self, cells=cells)
