@@ -249,6 +249,45 @@ def test_outlines_do_not_pull_at_hands_of_one_colour(hand, batch, appearance, ma
     )
 
 
+def test_colours_pull_hands_towards_where_the_picture_shows_them(hand, batch, appearance):
+    """Against differences of the loss; these are larger, for they see outlines and creases move."""
+    method = tiny_method(hand, appearance, photo_size=32)
+    labelled = pick_batch(batch, torch.arange(4))
+    truth = labelled.vertices
+    hands = HandPrediction(
+        truth, labelled.joints_3d, labelled.keypoints_2d, labelled.pose, labelled.betas,
+        labelled.translation,
+    )  # fmt: skip
+    with torch.no_grad():
+        looks = method.texture(method.see(labelled).features)
+    spots = torch.rand(4, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    spots = torch.nn.functional.interpolate(spots, (128, 128), mode="bilinear")
+    looks = looks._replace(texture=spots)
+    drawn = method.draw(hands, looks, labelled)
+    image = (drawn.image + 0.5 * (1 - drawn.mask)).detach()
+    source = labelled._replace(image=image, has_mask=torch.zeros(4))
+
+    def each(vertices):
+        drawn = method.draw(hands._replace(vertices=vertices), looks, source)
+        return torch.stack([method._photometric(drawn, source, one) for one in torch.eye(4)])
+
+    assert each(truth).max() < 0.01
+    offset = truth - truth.mean(1, keepdim=True)
+    x, y, z = torch.eye(3)
+    moves = [0.004 * x.expand_as(truth), 0.004 * y.expand_as(truth), 0.05 * offset]
+    moves += [0.1 * torch.linalg.cross(axis.expand_as(offset), offset) for axis in (x, y, z)]
+    for move in moves:
+        for side in (-0.7, 0.7):
+            points = (truth + side * move).requires_grad_()
+            (gradient,) = torch.autograd.grad(each(points).sum(), points)
+            slope = (gradient * move).sum((1, 2))
+            with torch.no_grad():
+                near, far = (each(truth + (side + step) * move) for step in (-0.2, 0.2))
+            share = slope / ((far - near) / 0.4)
+            assert share.min() > 0.2
+            assert share.max() < 1.2
+
+
 def test_pictures_of_hands_that_are_not_believed_do_not_move_them(hand, batch, appearance):
     off = dict.fromkeys(CycleHandWeights.__dataclass_fields__, 0.0)
     terms = []
