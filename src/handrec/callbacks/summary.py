@@ -1,6 +1,8 @@
 """What happened, where it lies, and what to type next."""
 
 import math
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -76,7 +78,7 @@ class EndSummary(pl.Callback):
         return rows + self._next(self._after_test)
 
     def _next(self, command: str) -> list[tuple[str, str]]:
-        return [("next", command.format(name=self.experiment))] if command else []
+        return [("next", typed(command.format(name=self.experiment)))] if command else []
 
     def _reports(self, run: Path) -> list[tuple[str, Path]]:
         """Return the files this evaluation wrote that are worth opening."""
@@ -118,6 +120,15 @@ def count_files(folder: Path) -> list[tuple[str, int]]:
     """Return the kinds of files below a folder and how many there are of each."""
     kinds = [path.suffix for path in folder.rglob("*") if path.is_file()]
     return [(kind or "other", kinds.count(kind)) for kind in sorted(set(kinds))]
+
+
+def typed(command: str) -> str:
+    """Return a command as it can be typed here: PATH may lack the environment's programs."""
+    program, _, rest = command.partition(" ")
+    beside = Path(sys.executable).with_name(program)
+    if beside.is_file() and not shutil.which(program):
+        return f"{relative(beside)} {rest}"
+    return command
 
 
 def relative(path: Path) -> Path:
