@@ -625,6 +625,7 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: Flow(hands="sampled", exchange=0.5), "Flow: fingers are exchanged among labelled"),
         (lambda: Flow(exchange=1.5), "Flow: exchange must be 0 to 1, not 1.5"),
         (lambda: CycleStrips(every=0), "CycleStrips: every must be above 0"),
         (lambda: CycleStrips(hands=0), "CycleStrips: hands must be above 0"),

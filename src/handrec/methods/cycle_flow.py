@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from handrec.data.appearance.base import Stage
 from handrec.data.scenes import Uniform, sample_betas
-from handrec.errors import fraction, one_of, positive, rising
+from handrec.errors import UserError, fraction, one_of, positive, rising
 from handrec.geometry.camera import project
 from handrec.hand.anatomy import SphereProxies
 from handrec.hand.base import HandModel
@@ -82,6 +82,8 @@ class Flow:
         rising(self, margin=self.margin)
         fraction(self, share=self.share, recolour=self.recolour, grain=self.grain)
         fraction(self, smallest=self.smallest, ramp=self.ramp, exchange=self.exchange)
+        if self.exchange and self.hands != "known":
+            raise UserError("Flow: fingers are exchanged among labelled hands: hands must be known")
 
 
 DEFAULT_FLOW = Flow()
