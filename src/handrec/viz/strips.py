@@ -27,8 +27,8 @@ def cycle_strip(
 ) -> Picture:
     """Return input, (a) over it and in its own looks, (b), (c) over it, (d) over the input.
 
-    Captions say by how much each hand was turned, whether its drawing counts, and how far (a) is
-    trusted.
+    Captions say by how much each hand was turned, whether it has fingers of others and whether its
+    drawing counts, and how far (a) is trusted.
 
     Args:
         batch: that the rows of the cycle are of.
@@ -58,7 +58,7 @@ def cycle_strip(
         looks = cv2.resize(to_picture(white[row]), image.shape[1::-1])
         third = draw_skeleton(third, seen.keypoints_2d[row] * zooms[1])
         pictures += [image, first, looks, picture, third, fourth]
-        counts = ", fingers of others" if cycle.exchanged[row] else ""
+        counts = ", mixed" if cycle.exchanged[row] else ""
         counts += "" if cycle.turned.weight[row] else ", out"
         said = list(COLUMNS)
         said[1] += f" {float(cycle.trust[row]):.2f}"
