@@ -55,6 +55,24 @@ def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
     return run, told.get("seconds")
 
 
+def measured_before(out: Path | None, name: str, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a record that is to be gone on with; of another kind ends the benchmark.
+
+    Args:
+        out: the record's file, which need not be there.
+        name: of the record.
+        config: of the record.
+    """
+    if out is None or not out.exists():
+        return []
+    record = json.loads(out.read_text())
+    if (record["name"], record["config"]) != (name, config):
+        before, now = (f"{n} {c}" for n, c in ((record["name"], record["config"]), (name, config)))
+        sys.exit(f"{out} holds rows of {before}, not of {now}: give another --out")
+    rows: list[dict[str, Any]] = record["figures"]
+    return rows
+
+
 def evaluated(run: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     """Return the results of a run's last weights, by split and by what was measured."""
     handrec("test", f"--run={run}", "--which=last", *arguments)

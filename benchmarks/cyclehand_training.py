@@ -19,13 +19,12 @@ The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at 
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 
-from _runs import evaluated, trained, without
+from _runs import evaluated, measured_before, trained, without
 from handrec.cli import runs
 from handrec.data.mixture import MixedBatch, SyntheticMixture
 from handrec.records import write_record
@@ -105,9 +104,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of every row; else the experiment's")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    start, measured = time.perf_counter(), []
-    if chosen.out and chosen.out.exists():
-        measured = json.loads(chosen.out.read_text())["figures"]
+    start, name = time.perf_counter(), f"cyclehand {chosen.scale}"
+    config = {"scale": chosen.scale}
+    if chosen.epochs is not None:
+        name, config = f"{name}, {chosen.epochs} epochs", {**config, "epochs": chosen.epochs}
+    measured = measured_before(chosen.out, name, config)
     there = {(row["row"], row["seed"]) for row in measured}
     for seed in chosen.seeds:
         for row in chosen.rows:
@@ -117,8 +118,6 @@ def main() -> None:
             measured.append({"row": row, "seed": seed, **figures})
             print(measured[-1], flush=True)
             if chosen.out:  # after every run: nothing is lost if the next one fails
-                name = f"cyclehand {chosen.scale}"
-                config = {"scale": chosen.scale, "epochs": chosen.epochs}
                 seconds = time.perf_counter() - start
                 write_record(chosen.out, name, measured, config, seconds=seconds)
 

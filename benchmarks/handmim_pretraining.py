@@ -17,13 +17,12 @@ The bars: HandMIM's PA-MPVPE is at least 15 % below that of random weights at 10
 """
 
 import argparse
-import json
 import shlex
 import time
 from pathlib import Path
 from typing import Any
 
-from _runs import evaluated, handrec, last_values, trained
+from _runs import evaluated, handrec, last_values, measured_before, trained
 from handrec.cli import runs
 from handrec.records import write_record
 
@@ -117,9 +116,11 @@ def main() -> None:
         parser.add_argument(f"--{stage}-options", type=shlex.split, default=[], help=shown)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    began, rows = time.perf_counter(), []
-    if chosen.out and chosen.out.exists():
-        rows = json.loads(chosen.out.read_text())["figures"]
+    name = ", ".join(["HandMIM pre-training", chosen.scale, *chosen.pretrain_options])
+    finetune = [option.rpartition(".")[2] for option in chosen.finetune_options]
+    name += ", fine-tuned with " + " ".join(finetune) if finetune else ""
+    config = {"scale": chosen.scale, "lrs": chosen.lrs}
+    began, rows = time.perf_counter(), measured_before(chosen.out, name, config)
     wanted = [
         {"row": row, "head": head, "labels": labels, "scale": chosen.scale, "seed": seed}
         for seed in chosen.seeds
@@ -133,10 +134,6 @@ def main() -> None:
         rows.append(measure(key, chosen))
         print(rows[-1], flush=True)
         if chosen.out:
-            config = {"scale": chosen.scale, "lrs": chosen.lrs}
-            name = ", ".join(["HandMIM pre-training", chosen.scale, *chosen.pretrain_options])
-            finetune = [option.rpartition(".")[2] for option in chosen.finetune_options]
-            name += ", fine-tuned with " + " ".join(finetune) if finetune else ""
             seconds = time.perf_counter() - began
             write_record(chosen.out, name, rows, config, seconds=seconds)
 

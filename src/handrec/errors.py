@@ -1,6 +1,7 @@
 """Errors that are the user's to mend."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,20 @@ def unread(path: Path, error: OSError) -> UserError:
     absent = isinstance(error, FileNotFoundError)
     hint = ": is the data set wholly unpacked?" if absent else ""
     return UserError(f"{path}: {error.strerror}{hint}")
+
+
+def keep_inputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise a UserError if a file that is to be written is one of those that are read.
+
+    Args:
+        option: that says where is written.
+        outputs: files that will be written.
+        inputs: files that are read.
+    """
+    read = {path.resolve(): path for path in inputs}
+    for path in outputs:
+        if path.resolve() in read:
+            raise UserError(f"{option} would write over {read[path.resolve()]}, which is read")
 
 
 def positive(owner: object, **numbers: float | int) -> None:

@@ -1,6 +1,7 @@
 """Benchmarks that watch over trainings: what is no pass is not taken for one."""
 
 import importlib.util
+import json
 import math
 import random
 import subprocess
@@ -88,3 +89,14 @@ def test_a_run_of_other_options_is_not_taken_for_the_wanted_one(tmp_path, monkey
     (run / shared.WHOLE).unlink()
     with pytest.raises(SystemExit, match="was cut short"):
         shared.trained("row", "--a=1", "--b=x y")
+
+
+def test_a_record_of_another_kind_is_not_gone_on_with(tmp_path):
+    shared = load("_runs")
+    path, rows = tmp_path / "record.json", [{"row": "a"}]
+    assert shared.measured_before(path, "name", {"scale": "cpu"}) == []
+    path.write_text(json.dumps({"name": "name", "config": {"scale": "cpu"}, "figures": rows}))
+    assert shared.measured_before(path, "name", {"scale": "cpu"}) == rows
+    for name, scale in (("name", "gpu"), ("other", "cpu")):
+        with pytest.raises(SystemExit, match="give another --out"):
+            shared.measured_before(path, name, {"scale": scale})

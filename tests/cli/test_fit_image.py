@@ -93,6 +93,8 @@ def test_mistakes_are_one_line(
     image, joints = files
     text = tmp_path / "notes.txt"
     text.write_text("no image")
+    replaced = tmp_path / "hand.json"
+    replaced.write_bytes(joints.read_bytes())
     camera = tmp_path / "K.json"
     camera.write_text('{"other.png": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}')
     for words, message in (
@@ -104,6 +106,7 @@ def test_mistakes_are_one_line(
         ((image, joints, "--device", "cuda:99"), "--device cuda:99: not here"),
         ((image, joints, "--device", "toaster"), "--device toaster: not here"),
         ((image, joints, "--steps", "-1"), "must not be negative"),
+        ((image, replaced, "--out", str(tmp_path)), "hand.json, which is read"),
     ):
         assert fit(*words) == 2
         error = capsys.readouterr().err.strip()

@@ -1,14 +1,22 @@
 """``handrec data texture``: what it writes and refuses."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from handrec.cli.main import main
-from tests.fitting.scenes import Scene, scene
+from handrec.errors import UserError
+from handrec.fitting.photographed import PhotographedHand, read_fit, view_of
+from handrec.fitting.unproject import unproject
+from handrec.hand.openhand import OpenHand
+from handrec.render.warp_backend import WarpRasterizer
+from tests.fitting.scenes import LIGHT, Scene, scene
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,9 @@ def test_mistakes_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     (folder / "photos/notes.png").write_text("no image")
     (folder / "fits").mkdir()
     (folder / "fits/right.json").write_text("{}")
+    (folder / "photos/copy.png").write_bytes((folder / "photos/right.png").read_bytes())
+    two = ("--images", "{}/photos/right.png", "{}/photos/copy.png")
+    one = ("--keypoints", "{}/joints/right.json")
     images, out = ("--images", "{}/photos/right.png"), ("--out", "{}/a.png")
     fits, joints = ("--fits", "{}/fits"), ("--keypoints", "{}/joints")
     for words, message in (
@@ -87,10 +98,57 @@ def test_mistakes_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
         (("--images", "{}/photos/notes.png", *joints, *out), "notes.png: there is no"),
         ((*images, *fits, "--out", "{}/K.json/a.png"), "cannot write here"),
         ((*images, *fits, *out, "--device", "toaster"), "--device toaster: not here"),
+        ((*images, *fits, *out, "--side", "left"), "leave out --camera and --side"),
+        ((*two, *one, *out), "right.json: one list of joints for 2 photos"),
+        ((*images, *fits, "--out", "{}/photos/right.png"), "over .*photos/right.png, which is re"),
+        ((*images, *fits, "--out", "{}/fits/right.png"), "over .*fits/right.json, which is read"),
+        ((*images, *joints, "--out", "{}/joints/right.png"), "over .*joints/right.json, which"),
     ):
         assert texture(folder, *words) == 2
         error = capsys.readouterr().err.strip()
-        assert message in error, error
+        assert re.search(message, error), error
         assert error.startswith("handrec: error: ")
         assert "\n" not in error
     assert not (folder / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"side": "Left"}, "side 'Left'"),
+        ({"betas": [0.0] * 9}, r"\(1, 9\) numbers where \(1, 10\) finite"),
+        ({"pose_matrix": [[[1.0, 0.0]] * 3] * 16}, "not what handrec fit-image writes"),
+        ({"translation": [0.0, 0.0, float("nan")]}, "finite ones are wanted"),
+    ],
+)
+def test_fits_of_another_form_are_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    hand = {
+        "side": "right", "pose_matrix": torch.eye(3).expand(16, 3, 3).tolist(),
+        "betas": [0.0] * 10, "translation": [0.0, 0.0, 0.5], "joints_2d": [[0.0, 0.0]] * 21,
+    }  # fmt: skip
+    light = {name: [1.0, 1.0, 1.0] for name in ("ambient", "directional", "direction")}
+    whole = {"hand_model": "OpenHand", "light": light, "intrinsics": np.eye(3).tolist()}
+    path = tmp_path / "hand.json"
+    path.write_text(json.dumps({**whole, "hands": [hand]}))
+    assert read_fit(path, tmp_path / "hand.jpg").side == "right"
+    path.write_text(json.dumps({**whole, "hands": [hand | change]}))
+    with pytest.raises(UserError, match=said):
+        read_fit(path, tmp_path / "hand.jpg")
+
+
+def test_distant_hands_weigh_as_little_as_they_show(photo: Scene, tmp_path: Path) -> None:
+    """The same photo at a third of its size: a ninth of the pixels."""
+    hand, weights = OpenHand(), []
+    for share in (1.0, 1 / 3):
+        size = tuple(round(share * side) for side in photo.photo.shape[1::-1])
+        path = tmp_path / f"{size[0]}.png"
+        small = cv2.resize(photo.photo, size, interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(path), small[..., ::-1])
+        matrix = np.diag([share, share, 1.0]) @ photo.intrinsics
+        joints = np.column_stack([share * photo.keypoints.numpy(), np.ones(21)])
+        found = PhotographedHand(path, "right", matrix, joints, *photo.parameters, LIGHT)
+        view, _ = view_of(hand, found, WarpRasterizer(), 192)
+        weights.append(unproject(hand, view, WarpRasterizer(), 64).weight.sum())
+    assert weights[0] / weights[1] == pytest.approx(9, rel=0.3)

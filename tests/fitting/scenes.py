@@ -26,6 +26,7 @@ class Scene(NamedTuple):
     intrinsics: np.ndarray
     keypoints: Tensor  # (21, 2)
     hand: Hand
+    parameters: tuple[Tensor, Tensor, Tensor]  # pose, shape and translation
 
 
 def scene(gesture: str, turn: tuple[float, float, float], seed: int = 0) -> Scene:
@@ -53,7 +54,8 @@ def scene(gesture: str, turn: tuple[float, float, float], seed: int = 0) -> Scen
         texture=Texture(skin, hand.uv, hand.uv_faces), background=behind,
     )  # fmt: skip
     photo = (drawn.image[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    return Scene(photo, intrinsics, project(posed.joints, matrix)[0], posed)
+    keypoints = project(posed.joints, matrix)[0]
+    return Scene(photo, intrinsics, keypoints, posed, (pose, betas, shift[:, 0]))
 
 
 def with_confidence(keypoints: Tensor) -> np.ndarray:

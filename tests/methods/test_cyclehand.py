@@ -11,6 +11,7 @@ import torch
 from handrec.callbacks.cycle_strips import CycleStrips, draw_strip, read_photos
 from handrec.data.appearance.backgrounds import ProceduralScenes
 from handrec.data.appearance.plain import Plain
+from handrec.data.mixed import MixedSets
 from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
 from handrec.data.share import labelled_share
 from handrec.errors import UserError
@@ -103,6 +104,28 @@ def test_a_share_of_the_labels_is_a_share_of_the_pictures(data, hand):
     few.setup("fit")
     shown = torch.cat([mixed.labelled.number for mixed in few.train_dataloader()])
     assert sorted(shown.tolist()) == sorted(labelled_share(torch.arange(8), 0.5).tolist())
+
+
+def test_a_mixture_among_other_sets_keeps_its_share(data, hand):
+    """Others set how much of a batch is its own."""
+    for size, counts in ((12, (3, 3)), (16, (4, 4))):
+        inner, other = (
+            SyntheticMixture(
+                hand, WarpRasterizer(), Plain(), Unlabelled(size=4), image_size=32, batch_size=8,
+                train_size=8, val_size=1, test_size=1, cached=True,
+                cache_dir=str(data.maker.folder),
+            )
+            for _ in range(2)
+        )  # fmt: skip
+        both = MixedSets(
+            {"inner": inner, "other": other}, hand=hand, image_size=32, batch_size=size
+        )
+        both.setup("fit")
+        mixed = next(iter(inner.train_dataloader()))
+        assert (len(mixed.labelled.number), len(mixed.target.number)) == counts
+    inner.batch_size = 1
+    with pytest.raises(UserError, match="batch_size 1 has no room"):
+        inner.train_dataloader()
 
 
 def test_targets_are_labelled_by_nobody(data):
@@ -489,6 +512,21 @@ def test_a_teacher_leaves_the_pairs_of_the_contrastive_term_as_they_are(hand, ba
     turned_by = rotation.diagonal(dim1=1, dim2=2).sum(1)
     assert turned_by.min() < 2  # of no turn 3
     assert method.terms["distill"] > 0
+
+
+@pytest.mark.parametrize("pairs", ["turned", "redrawn"])
+def test_pairs_that_are_not_believed_are_not_tied(hand, batch, appearance, pairs):
+    terms = []
+    for tolerance in (1e3, 1e-5):
+        flow = Flow(hands="reconstructed", turns=Turns("so3_uniform"), tolerance=tolerance)
+        weights = CycleHandWeights(distill=1.0)
+        contrast = Contrast(pairs, prototypes=32)
+        method = tiny_method(hand, appearance, weights, flow=flow, contrast=contrast)
+        step(method, batch)
+        terms.append((method.terms["contrast"], method.terms["distill"]))
+    for believed, doubted in zip(*terms, strict=True):
+        assert believed > 0.1
+        assert doubted < 1e-3 * believed
 
 
 @pytest.mark.parametrize("hands", ["known", "reconstructed"])

@@ -68,6 +68,15 @@ def test_a_share_of_the_turns_stays_near():
     assert found.max() > 178
 
 
+@pytest.mark.parametrize("sampling", ["so3_uniform", "euler_box", "curriculum"])
+def test_turns_are_rotations_under_autocast_too(sampling):
+    with torch.autocast("cpu", torch.bfloat16):
+        turns = sample_turns(100, Turns(sampling), 1.0, torch.Generator().manual_seed(0))
+    assert turns.dtype == torch.float32
+    product = (turns[:, :, :, None] * turns[:, :, None]).sum(1)
+    torch.testing.assert_close(product, torch.eye(3).expand(100, 3, 3), atol=1e-6, rtol=0)
+
+
 def test_an_euler_box_keeps_the_view_within_its_pitch():
     turns = Turns("euler_box", euler=(20.0, 0.0, 180.0))
     rotations = sample_turns(2000, turns, 1.0, torch.Generator().manual_seed(0))

@@ -98,9 +98,9 @@ def read_photos(source: str, boxes: str | None, size: int, count: int) -> HandBa
 @torch.no_grad()
 def draw_strip(method: CycleHand, batch: HandBatch) -> Picture:
     """Return a strip of a batch's pictures; the method is left as it was."""
-    training = method.training
+    training, device = method.training, batch.image.device
     method.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_SEED)
         sight = method.see(batch)
         looks = method.texture(sight.features)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from handrec.types import HandBatch
 
 
+#: What is written, after the photo's name: pictures, meshes and the report.
+WRITTEN = ("_overlay.png", "_fit.webp", "_texture.png", ".glb", ".obj", ".json")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the photo, its joints, and where results go."""
     parser.add_argument("image", type=Path, help="photo of a hand")
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, write, and say what was found."""
     from handrec.callbacks.found_hands import place_in_photo
-    from handrec.errors import UserError
+    from handrec.errors import UserError, keep_inputs
     from handrec.fitting.fit import fit_photo
     from handrec.hand.openhand import OpenHand
     from handrec.render.warp_backend import WarpRasterizer
@@ -50,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--steps {args.steps}: must not be negative")
     device = available_device(args.device)
     item, target = read_target(args.image, args.keypoints, args.camera, args.side)
+    stem = args.out / args.image.stem
+    inputs = [path for path in (args.image, args.keypoints, args.camera) if path]
+    keep_inputs(f"--out {args.out}", [Path(f"{stem}{end}") for end in WRITTEN], inputs)
     _make_folder(args.out)
     start = time.perf_counter()
     target = HandBatch(*(field.to(device) for field in target))
@@ -57,10 +64,9 @@ def run(args: argparse.Namespace) -> int:
     fit = fit_photo(hand, target, rasterizer, args.steps)
     seconds = time.perf_counter() - start
     found = place_in_photo(fit.prediction, 0, item, hand.faces, target.crop_to_image[0])
-    stem = args.out / args.image.stem
     written = _write_pictures(stem, hand, fit, target, rasterizer)
     written += _write_mesh(stem, hand, fit, found)
-    report = Path(f"{stem}.json")
+    report = Path(f"{stem}{WRITTEN[5]}")
     report.write_text(json.dumps(describe_fit(fit, found, args, seconds), indent=1) + "\n")
     pixels = fit.keypoint_error * _longer_side(item)
     print(f"{args.image}: joints within {pixels:.1f} pixels on average", end=" ")
@@ -167,9 +173,7 @@ def _write_pictures(
     from handrec.viz.drawing import to_picture
 
     pictures = FitPictures(hand, target, rasterizer)
-    overlay, animation, texture = (
-        Path(f"{stem}{suffix}") for suffix in ("_overlay.png", "_fit.webp", "_texture.png")
-    )
+    overlay, animation, texture = (Path(f"{stem}{ending}") for ending in WRITTEN[:3])
     write_png(overlay, pictures.sheet(fit))
     write_animation(animation, pictures.frames(fit))
     write_png(texture, to_picture(fit.prediction.texture[0]))
@@ -181,7 +185,7 @@ def _write_mesh(stem: Path, hand: "HandModel", fit: "Fit", found: "FoundHand") -
     from handrec.render.shading import Texture
     from handrec.viz.mesh_export import export_mesh, export_textured_mesh
 
-    glb, obj = Path(f"{stem}.glb"), Path(f"{stem}.obj")
+    glb, obj = (Path(f"{stem}{ending}") for ending in WRITTEN[3:5])
     uv_faces = hand.uv_faces.flip(-1) if found.item.side == "left" else hand.uv_faces
     texture = Texture(fit.prediction.texture, hand.uv, uv_faces)
     export_textured_mesh(glb, found.vertices, found.faces, texture)

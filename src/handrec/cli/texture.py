@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handrec.errors import UserError
+from handrec.errors import UserError, keep_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -53,17 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Recover, write, and say how much of the hand was seen."""
     from handrec.cli.fit_image import available_device
+    from handrec.cli.main import is_out_of_memory
     from handrec.fitting.photographed import LEAST_OVERLAP, view_of
     from handrec.fitting.texture import recover_texture
     from handrec.hand.openhand import OpenHand
     from handrec.render.warp_backend import WarpRasterizer
 
     _check(args)
+    photos = _photos(args.images)
+    _check_files(args, photos)
     hand, rasterizer = OpenHand().to(available_device(args.device)), WarpRasterizer()
     views: list[View] = []
     sources: list[dict[str, object]] = []
     skipped: list[str] = []
-    for path in _photos(args.images):
+    for path in photos:
         try:
             found = _find(args, path, hand, rasterizer)
             view, overlap = view_of(hand, found, rasterizer)
@@ -78,7 +81,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path}: fit and photo overlap by {overlap:.2f}", flush=True)
     if not views:
         raise UserError(f"no photo shows a hand that can be used: {'; '.join(skipped[:3])}")
-    texture = recover_texture(hand, views, rasterizer, args.size)
+    try:
+        texture = recover_texture(hand, views, rasterizer, args.size)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise UserError(
+                f"out of memory: take fewer than {len(views)} photos, or a smaller --size"
+            ) from error
+        raise
     for source, share in zip(sources, texture.shares, strict=True):
         source["share"] = round(share, 4)
     _write(args.out, hand, rasterizer, texture, sources)
@@ -95,6 +105,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--size {args.size}: must lie between 32 and 4096")
     if args.steps < 0:
         raise UserError(f"--steps {args.steps}: must not be negative")
+    if args.fits and (args.camera or args.side != "right"):
+        raise UserError("--fits knows camera and side: leave out --camera and --side")
     for option, path in (("--keypoints", args.keypoints), ("--fits", args.fits)):
         if path is not None and not path.exists():
             raise UserError(f"{option} {path}: there is no such file or folder")
@@ -102,6 +114,27 @@ def _check(args: argparse.Namespace) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {args.out}: cannot write here ({error.strerror})") from error
+
+
+def _check_files(args: argparse.Namespace, photos: list[Path]) -> None:
+    """Refuse what would write over what is read, and one list of joints for several photos."""
+    from handrec.data.json_files import read_json
+
+    known = args.fits or args.keypoints
+    beside = [known / f"{path.stem}.json" for path in photos] if known.is_dir() else [known]
+    camera = [args.camera] if args.camera else []
+    keep_inputs(f"--out {args.out}", _written(args.out), [*photos, *beside, *camera])
+    one_for_all = len(photos) > 1 and args.keypoints and args.keypoints.is_file()
+    if one_for_all and isinstance(read_json(args.keypoints), list):
+        raise UserError(
+            f"{args.keypoints}: one list of joints for {len(photos)} photos; give a COCO file, or a"
+            " folder with NAME.json for each"
+        )
+
+
+def _written(out: Path) -> tuple[Path, Path, Path]:
+    """Return where texture, report and picture go."""
+    return out, out.with_suffix(".json"), out.with_name(f"{out.stem}_views.png")
 
 
 def _photos(images: list[Path]) -> list[Path]:
@@ -148,7 +181,7 @@ def _write(
     from handrec.fitting.pictures import write_png
     from handrec.viz.drawing import to_picture
 
-    report, views = out.with_suffix(".json"), out.with_name(f"{out.stem}_views.png")
+    _, report, views = _written(out)
     coverage = {name: round(share, 4) for name, share in texture.coverage.items()}
     content = {
         "hand_model": type(hand).__name__,

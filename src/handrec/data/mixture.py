@@ -119,15 +119,21 @@ class SyntheticMixture(SyntheticHands):
             raise UserError("unlabelled pictures need an appearance: give target or shifted")
         if self.clip is not None:
             raise UserError("a mixture has no clips")
-        self.count = round(unlabelled.share * self.batch_size)
-        if not 0 < self.count < self.batch_size:
-            raise UserError(f"batch_size {self.batch_size} has no room for both kinds of pictures")
+        self.unlabelled_share = unlabelled.share
+        self.count()
         maker = self.maker
         self.target = SyntheticHands(
             hand, rasterizer, self.image_size, min(self.batch_size, unlabelled.size),
             unlabelled.size, views=unlabelled.views, appearance=target, cached=maker.cached,
             cache_dir=str(maker.folder), seed=maker.seed + _ANOTHER_SEED,
         )  # fmt: skip
+
+    def count(self) -> int:
+        """Return how many pictures of a batch are unlabelled; its size may have been changed."""
+        count = round(self.unlabelled_share * self.batch_size)
+        if not 0 < count < self.batch_size:
+            raise UserError(f"batch_size {self.batch_size} has no room for both kinds of pictures")
+        return count
 
     def prepare_data(self) -> None:
         """Make what the stage needs; see the base class."""
@@ -147,9 +153,11 @@ class SyntheticMixture(SyntheticHands):
         table: Rows[SceneBatch] = self.tables["train"]
         if self.label_share < 1:
             table = Shared(table, self.label_share)
-        mixed = PicturesAndTargets(table, self.target.tables["train"], self.count)
-        size = self.batch_size - self.count
-        return self.loader(mixed, size, training=True, num_workers=self.num_workers)
+        count = self.count()
+        mixed = PicturesAndTargets(table, self.target.tables["train"], count)
+        return self.loader(
+            mixed, self.batch_size - count, training=True, num_workers=self.num_workers
+        )
 
     def on_after_batch_transfer(
         self, batch: SceneBatch | MixedBatch, dataloader_idx: int

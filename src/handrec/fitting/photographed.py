@@ -1,7 +1,7 @@
 """Fitted hands in their photos: fitted now, or read from what `handrec fit-image` has written."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -95,11 +95,22 @@ def read_fit(report: Path, path: Path) -> PhotographedHand:
         )
         joints = np.column_stack([np.array(hand["joints_2d"]), np.ones(21)])
         intrinsics, betas = np.array(content["intrinsics"]), torch.tensor(hand["betas"])[None]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        _check_fit(side, pose, translation, betas, intrinsics, joints, *lamp)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{report}: not what handrec fit-image writes ({error!r})") from error
     if model != "OpenHand":
         raise UserError(f"{report}: a fit of {model}; textures are recovered for OpenHand")
     return PhotographedHand(path, side, intrinsics, joints, pose, betas, translation, lamp)
+
+
+def _check_fit(side: str, *numbers: Tensor | np.ndarray) -> None:
+    """Raise a ValueError if what was read of a fit is of another form, or not finite."""
+    if side not in get_args(Side):
+        raise ValueError(f"side {side!r}")
+    shapes = [(1, 16, 3, 3), (1, 3), (1, 10), (3, 3), (21, 3), (1, 3), (1, 3), (1, 3)]
+    for found, shape in zip(numbers, shapes, strict=True):
+        if tuple(found.shape) != shape or not np.isfinite(np.asarray(found, dtype=float)).all():
+            raise ValueError(f"{tuple(found.shape)} numbers where {shape} finite ones are wanted")
 
 
 @torch.no_grad()
@@ -125,7 +136,10 @@ def view_of(
     side = float((points.amax(0) - points.amin(0)).amax())
     segments = segment(target, mask, points, side)
     light = Light(*(x.to(device) for x in found.light))
-    return View(target.image, segments.hand, target.camera, vertices, light), segments.overlap
+    # A distant hand is enlarged to the same crop as a near one: that adds pixels, but no detail.
+    detail = min(1.0, float(torch.linalg.det(crop.crop_to_image[0, :2, :2].double()).abs()))
+    view = View(target.image, segments.hand, target.camera, vertices, light, detail)
+    return view, segments.overlap
 
 
 def _covered(

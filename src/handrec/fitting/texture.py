@@ -138,9 +138,12 @@ def fuse(
     Returns:
         The ratio, 0 where nothing is seen, and each picture's share of it.
     """
-    colour = torch.stack([texels.colour for texels in found]).clamp(min=_DARKEST).log() - base
-    weight = torch.stack([texels.weight for texels in found])
-    gain = colour.new_zeros(len(found), 3, 1, 1)
+    # Only the texels that some picture shows: of many pictures all would take gigabytes.
+    shown = torch.stack([texels.weight for texels in found]).amax((0, 1)) > 0
+    colour = torch.stack([texels.colour[:, shown] for texels in found])
+    colour = colour.clamp(min=_DARKEST).log() - base[:, shown]
+    weight = torch.stack([texels.weight[:, shown] for texels in found])
+    gain = colour.new_zeros(len(found), 3, 1)
     mean = weighted_median(colour, weight)
     # Without a second opinion a picture cannot be compared.
     shared = weight * (weight > 0).sum(0).gt(1)
@@ -149,18 +152,20 @@ def fuse(
         residual = colour - gain - mean
         robust = weight / (1 + (residual / _SIGMA).square().mean(1, keepdim=True))
         common = robust * (shared > 0)
-        slack = _SHARED * weight.mean() + 1e-9
-        excess = (common * residual).sum((2, 3)) / (common.sum((2, 3)) + slack)
-        gain = gain + excess[..., None, None]
+        slack = _SHARED * weight.sum() / (len(found) * shown.numel()) + 1e-9
+        excess = (common * residual).sum(2) / (common.sum(2) + slack)
+        gain = gain + excess[..., None]
         gain = gain - gain.mean(0)
         mean = (robust * (colour - gain)).sum(0) / robust.sum(0).clamp(min=1e-9)
-    used = robust.sum((1, 2, 3))
-    return mean, (used / used.sum().clamp(min=1e-9)).tolist()
+    used = robust.sum((1, 2))
+    ratio = torch.zeros_like(base)
+    ratio[:, shown] = mean
+    return ratio, (used / used.sum().clamp(min=1e-9)).tolist()
 
 
 def weighted_median(
-    values: Float[Tensor, "n c t t"], weight: Float[Tensor, "n 1 t t"]
-) -> Float[Tensor, "c t t"]:
+    values: Float[Tensor, "n c *t"], weight: Float[Tensor, "n 1 *t"]
+) -> Float[Tensor, "c *t"]:
     """Return the lower weighted median over the first axis, channel by channel."""
     ordered, index = values.sort(dim=0)
     passed = weight.expand_as(values).gather(0, index).cumsum(0)

@@ -45,6 +45,8 @@ class View(NamedTuple):
         camera: of the picture.
         vertices: metres, camera frame.
         light: gains on the stored colours of the texture.
+        detail: share of the picture's pixels that the photo really has, 0 to 1: less than 1 where
+            it was enlarged.
     """
 
     image: Float[Tensor, "1 3 h w"]
@@ -52,6 +54,7 @@ class View(NamedTuple):
     camera: Camera
     vertices: Float[Tensor, "1 v 3"]
     light: Light
+    detail: float = 1.0
 
 
 class Texels(NamedTuple):
@@ -60,7 +63,7 @@ class Texels(NamedTuple):
     Attributes:
         colour: of the texture, RGB in [0, 1]; anything where ``confidence`` is 0.
         confidence: in [0, 1]: whether, and how straight on, a texel is seen.
-        weight: among several pictures: confidence, times the pixels that a texel covers.
+        weight: among several pictures: confidence, times the photo's pixels that a texel covers.
     """
 
     colour: Float[Tensor, "3 t t"]
@@ -123,7 +126,7 @@ def unproject(hand: HandModel, view: View, rasterizer: Rasterizer, size: int) ->
     seen = seen * (gain.amin(0, keepdim=True) > DARKEST) * (atlas.face >= 0)
     low, high = COSINES
     confidence = seen * ((cosine - low) / (high - low)).clamp(0, 1)
-    area = _pixels_per_texel(hand, view, atlas)
+    area = view.detail * _pixels_per_texel(hand, view, atlas)
     colour = (image / gain.clamp(min=DARKEST)).clamp(0, 1)
     return Texels(colour, confidence, confidence * cosine.clamp(min=0) * area)
 

@@ -422,18 +422,23 @@ class CycleHand(HandMethod):
         """Tie the features of pictures to those of drawings of what are believed their hands."""
         terms, mine = {}, sight.features[cycle.rows]
         if self.weights.contrast and self.contrast.pairs == "turned":
-            weight, rotation = cycle.belief * cycle.turned.weight, cycle.turned.rotation
-            terms["contrast"] = self.tie.contrast(mine, cycle.seen.features, rotation, weight)
+            there, rotation = cycle.turned.weight, cycle.turned.rotation
+            weight = cycle.belief * there
+            contrast = self.tie.contrast(mine, cycle.seen.features, rotation, weight)
+            terms["contrast"] = _share(weight, there) * contrast
         if cycle.redrawn is None:
             return terms
-        image, weight = cycle.redrawn.batch.image, cycle.belief * cycle.redrawn.weight
+        image, there = cycle.redrawn.batch.image, cycle.redrawn.weight
+        weight = cycle.belief * there
+        share = _share(weight, there)
         with frozen_averages(self.backbone):
             drawn = describe(self.backbone.encode(image))
         if self.weights.contrast and self.contrast.pairs == "redrawn":
-            terms["contrast"] = self.tie.contrast(mine, drawn, None, weight)
+            terms["contrast"] = share * self.tie.contrast(mine, drawn, None, weight)
         if self.weights.distill:
             images = torch.cat([batch.image[cycle.rows], image])
-            terms["distill"] = self.tie.distill(torch.cat([mine, drawn]), images, weight)
+            distill = self.tie.distill(torch.cat([mine, drawn]), images, weight)
+            terms["distill"] = share * distill
         return terms
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

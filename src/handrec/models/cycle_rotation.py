@@ -64,8 +64,9 @@ def sample_turns(
     if turns.sampling == "euler_box":
         reach = torch.tensor(turns.euler) * (math.pi / 180)
         angles = (2 * torch.rand(count, 3, generator=generator) - 1) * reach
-        pitch, yaw, roll = axis_angle_to_matrix(torch.diag_embed(angles)).unbind(1)
-        return roll @ yaw @ pitch
+        with torch.autocast("cpu", enabled=False):  # rounded to 8 bits it would be no rotation
+            pitch, yaw, roll = axis_angle_to_matrix(torch.diag_embed(angles)).unbind(1)
+            return roll @ yaw @ pitch
     first, last = turns.bounds
     bound = math.radians(first + (last - first) * min(1.0, progress / turns.rise))
     axis = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
