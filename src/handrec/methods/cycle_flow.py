@@ -296,8 +296,10 @@ def exchange_fingers(
         generator: source of all randomness, on the CPU.
     """
     count, device = len(hands.pose), hands.pose.device
+    if not share:  # before the rows are counted, for which a host would wait
+        return hands, torch.zeros_like(among)
     givers = among.nonzero()[:, 0]
-    if not (share and len(givers)):
+    if not len(givers):
         return hands, torch.zeros_like(among)
     # The rotations of a finger's three joints follow each other.
     fingers = len(FINGERS)
