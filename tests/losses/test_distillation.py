@@ -182,6 +182,34 @@ def test_terms_have_the_gradients_of_finite_differences():
     assert torch.autograd.gradcheck(lambda x: distil.spread_penalty(x, floor=3.0), points)
 
 
+def test_rows_are_compared_in_blocks_as_all_at_once(monkeypatch):
+    """Against torch's own operations; some rows are fillers, whose targets sum to 0."""
+    monkeypatch.setattr(distil, "_BLOCK", 3 * 8)
+    torch.manual_seed(0)
+    scores, middle = torch.randn(2, 5, 8), torch.randn(8)
+    logits = torch.randn(2, 5, 8, requires_grad=True)
+    plain = ((scores - middle) / 0.3).softmax(-1)
+    targets = distil.teacher_targets(scores, middle, 0.3)
+    torch.testing.assert_close(targets, plain)
+    targets[0, 3] = plain[0, 3] = 0
+    weight = torch.rand(2, 5)
+    expected = -(plain * (logits / 0.2).log_softmax(-1)).sum(-1)
+    found = distil.cross_entropy(targets, logits, 0.2)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((x * weight).sum(), logits) for x in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert not distil.cross_entropy(targets, logits.detach(), 0.2).requires_grad
+
+
+def test_one_row_and_none():
+    one, none = torch.randn(8), torch.randn(0, 8)
+    targets = distil.teacher_targets(one, torch.zeros(8), 0.3)
+    torch.testing.assert_close(targets, (one / 0.3).softmax(-1))
+    expected = -(targets * (one / 0.2).log_softmax(-1)).sum()
+    torch.testing.assert_close(distil.cross_entropy(targets, one, 0.2), expected)
+    assert distil.cross_entropy(none, none, 0.2).shape == (0,)
+
+
 def test_reconstruction_is_a_mean_over_masked_pixels():
     patches = torch.rand(3, 12)
     predicted = patches + torch.tensor([0.1, 0.3, 9.0])[:, None]

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
+from handrec.data import views
 from handrec.data.views import Colours, Geometry, TwoViews, blur
 from handrec.errors import UserError
 from handrec.losses import distillation as distil
@@ -527,6 +528,15 @@ def test_a_share_of_the_views_is_blurred_as_by_scipy(monkeypatch):
     np.testing.assert_allclose(found[changed].numpy(), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1e-9, 0), (0.5, 2), (1.0, 4)])
+def test_only_pictures_that_are_to_be_blurred_are(share, count, monkeypatch):
+    seen = []
+    monkeypatch.setattr(views, "blur", lambda image: seen.append(len(image)) or image)
+    torch.manual_seed(1)
+    TwoViews(colours=replace(PLAIN, blur=(share, 0.0))).looks[0](torch.rand(4, 3, 8, 8))
+    assert sum(seen) == count
+
+
 def test_views_are_blurred_by_different_widths():
     dot = torch.zeros(200, 3, 31, 31)
     dot[:, :, 15, 15] = 1
@@ -549,17 +559,19 @@ def test_a_share_of_the_views_is_solarized_as_by_pillow():
 
 
 class FromHost(TorchDispatchMode):
-    """Notes what is made of Python's numbers, and what takes tensors of the CPU."""
+    """Notes what is made of Python's numbers, and what takes tensors from the CPU elsewhere."""
 
     def __init__(self):
         super().__init__()
         self.names = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if "lift_fresh" in str(func) or any(x.device.type == "cpu" for x in tensors):
+        found = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, found))
+        devices = {x.device.type for x in leaves if isinstance(x, torch.Tensor)}
+        if "lift_fresh" in str(func) or {"cpu"} < devices:
             self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
+        return found
 
 
 def test_colours_copy_nothing_to_the_device_in_a_step():
@@ -567,7 +579,9 @@ def test_colours_copy_nothing_to_the_device_in_a_step():
     look(image)  # constants go there once
     with FromHost() as mode:
         look(image)
-    assert not mode.names
+        assert not mode.names
+        torch.rand(4).to("meta")  # that is noted
+    assert mode.names
 
 
 @pytest.mark.gpu

@@ -25,6 +25,14 @@ def test_logits_are_cosines(head):
     torch.testing.assert_close(head.score(embedded), naive)
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+def test_many_tokens_go_through_a_head_in_parts(standardise, monkeypatch):
+    monkeypatch.setattr("handrec.models.prototypes._ROWS", 7)
+    head = PrototypeHead(16, prototypes=32, hidden=24, bottleneck=8, standardise=standardise)
+    tokens = torch.randn(50, 16)
+    torch.testing.assert_close(head.embed(tokens), head.mlp(tokens))
+
+
 def test_mean_of_all_logits_costs_one(head):
     embedded = head.embed(torch.randn(50, 16))
     torch.testing.assert_close(head.mean_score(embedded), head.score(embedded).mean(0))

@@ -153,16 +153,24 @@ class Look(nn.Module):
             image = recolour(image, *sample_colours(len(image), self.colours, image.device))
         image = image.clamp(0, 1)
         if self.blur:
-            image = torch.where(_some(image, self.blur), blur(image), image)
+            image = _blur_some(image, self.blur)
         if self.solarize:
-            solarized = torch.where(image < 0.5, image, 1 - image)
-            image = torch.where(_some(image, self.solarize), solarized, image)
+            chosen = torch.rand(len(image), 1, 1, 1, device=image.device) < self.solarize
+            image = torch.where(chosen & (image >= 0.5), 1 - image, image)
         return image
 
 
-def _some(image: Tensor, share: float) -> Tensor:
-    """Choose a share of the images; on their device, as all that follows: the host never waits."""
-    return torch.rand(len(image), 1, 1, 1, device=image.device) < share
+def _blur_some(image: Tensor, share: float) -> Tensor:
+    """Blur a share of the images and no others: a blur is most of a look's cost.
+
+    The host draws how many, so that it need not wait for the device, which draws which.
+    """
+    count, device = len(image), image.device
+    blurred = int((torch.rand(count) < share).sum())
+    if blurred == count:
+        return blur(image)
+    rows = torch.rand(count, device=device).argsort()[:blurred]
+    return image.index_copy(0, rows, blur(image[rows])) if blurred else image
 
 
 def blur(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

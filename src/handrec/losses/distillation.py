@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from handrec.losses.precision import full_precision
 from handrec.losses.processes import gathered, over_processes, per_process
@@ -18,6 +19,8 @@ from handrec.losses.processes import gathered, over_processes, per_process
 _EPS = 1e-8
 #: Below every sum in float64 that is not 0.
 _LEAST = 1e-300
+#: Elements of an array that a CPU's cache holds.
+_BLOCK = 2**20
 
 
 class Centre(nn.Module):
@@ -72,7 +75,12 @@ def teacher_targets(
     logits: Float[Tensor, "*n k"], centre: Float[Tensor, " k"], temperature: float
 ) -> Float[Tensor, "*n k"]:
     """Return ``softmax((t - c) / T)``, without gradient."""
-    return ((logits.detach() - centre) / temperature).softmax(-1)
+    flat, shift = logits.detach().reshape(-1, logits.shape[-1]), -centre / temperature
+    targets = torch.empty_like(flat, dtype=torch.result_type(flat, shift))
+    for rows in _blocks(flat):
+        scaled = torch.add(shift, flat[rows], alpha=1 / temperature)
+        torch.softmax(scaled, -1, out=targets[rows])
+    return targets.view(logits.shape)
 
 
 @torch.no_grad()
@@ -108,8 +116,46 @@ def sinkhorn_knopp(
 def cross_entropy(
     targets: Float[Tensor, "*n k"], logits: Float[Tensor, "*n k"], temperature: float
 ) -> Float[Tensor, "*n"]:
-    """Return ``H(p, s) = -sum_k p_k log softmax(s / T)_k`` of each row."""
-    return -(targets * (logits / temperature).log_softmax(-1)).sum(-1)
+    """Return ``H(p, s) = -sum_k p_k log softmax(s / T)_k`` of each row; no gradient to targets."""
+    flat = [array.reshape(-1, logits.shape[-1]) for array in (targets.detach(), logits)]
+    entropy: Tensor = _CrossEntropy.apply(*flat, temperature)
+    return entropy.view(logits.shape[:-1])
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Cross-entropy whose gradient, ``(softmax(s / T) sum p - p) / T``, is found on the way.
+
+    Written with tensors' operations it passes seven times over arrays of all rows; here a CPU sees
+    a few rows at a time, which its cache holds, and keeps one such array.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[1] else None
+        entropies = []
+        for rows in _blocks(logits):
+            wanted = targets[rows]
+            logs = (logits[rows] / temperature).log_softmax(-1)
+            entropies.append(-(wanted * logs).sum(-1))
+            if gradient is not None:
+                expected = logs.exp_().mul_(wanted.sum(-1, keepdim=True))
+                torch.sub(expected, wanted, out=gradient[rows])
+        ctx.save_for_backward(gradient)
+        ctx.temperature = temperature
+        return torch.cat(entropies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[None, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return None, gradient * (above / ctx.temperature)[..., None], None
+
+
+def _blocks(array: Float[Tensor, "n k"]) -> list[slice]:
+    """Return slices of rows that a CPU's cache holds; on other devices all rows at once."""
+    count, width = array.shape
+    step = max(1, _BLOCK // width if array.device.type == "cpu" else count)
+    return [slice(at, at + step) for at in range(0, max(1, count), step)]
 
 
 def class_loss(
