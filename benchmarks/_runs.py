@@ -17,6 +17,7 @@ from handrec.cli import runs
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 from handrec.methods.base import Method
+from handrec.records import commit
 
 HANDREC = Path(sys.executable).with_name("handrec")
 
@@ -45,7 +46,8 @@ def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
         handrec("fit", f"--name={name}", *arguments)
         run = runs.resolve(name)
         seconds = round(time.perf_counter() - start, 1)
-        (run / WHOLE).write_text(json.dumps({"seconds": seconds, "arguments": arguments}))
+        told = {"seconds": seconds, "arguments": arguments, "commit": commit()}
+        (run / WHOLE).write_text(json.dumps(told))
     if not (run / WHOLE).is_file():
         sys.exit(f"{run} was cut short: remove it (or, if it is whole, write {{}} to its {WHOLE})")
     told = json.loads((run / WHOLE).read_text())
@@ -53,6 +55,12 @@ def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
         before, now = shlex.join(told["arguments"]), shlex.join(arguments)
         sys.exit(f"{run} was trained with other options ({before}; now {now}): remove or rename it")
     return run, told.get("seconds")
+
+
+def trained_at(run: Path) -> str | None:
+    """Return the commit whose code trained a run; None if it does not say."""
+    told: dict[str, str] = json.loads((run / WHOLE).read_text())
+    return told.get("commit")
 
 
 def measured_before(out: Path | None, name: str, config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,10 +21,11 @@ The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at 
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from _runs import evaluated, measured_before, trained, without
+from _runs import evaluated, measured_before, trained, trained_at, without
 from handrec.cli import runs
 from handrec.data.mixture import MixedBatch, SyntheticMixture
 from handrec.records import write_record
@@ -76,8 +77,8 @@ def ablation() -> dict[str, list[str]]:
     return table
 
 
-def measure(scale: str, seed: int, row: str, epochs: int | None) -> dict[str, float | None]:
-    """Return seconds and errors of one row, by split."""
+def measure(scale: str, seed: int, row: str, epochs: int | None) -> dict[str, Any]:
+    """Return seconds and errors of one row, by split; and whose code trained it."""
     choice = [f"--scale={scale}", f"--seed_everything={seed}"]
     plain = without("limits", "penetration")
     base, _ = trained(f"cyclehand_base-{scale}-{seed}", "--exp=cyclehand_base", *choice, *plain)
@@ -87,7 +88,7 @@ def measure(scale: str, seed: int, row: str, epochs: int | None) -> dict[str, fl
         name, length = f"{name}-{epochs}-epochs", [f"--trainer.max_epochs={epochs}"]
     run, seconds = trained(name, "--exp=cyclehand", *choice, start, *length, *ablation()[row])
     splits = evaluated(run)
-    figures = {"train_s": seconds}
+    figures = {"trained_at": trained_at(run), "train_s": seconds}
     for split in SPLITS:
         for figure in FIGURES:
             unit = "" if figure.endswith("share") else "_mm"

@@ -318,6 +318,8 @@ def test_out_of_memory_names_the_knob_of_what_draws(workspace, refuse):
         ("trainer.limit_train_batches=0", "limit_train_batches=0: nothing would be trained"),
         ("trainer.max_steps=0", "--trainer.max_steps=0: nothing would be trained"),
         ("trainer.max_epochs=0", "--trainer.max_epochs=0: nothing would be trained"),
+        ("trainer.precision=bf16-true", "precision=bf16-true: weights are float32; give 32-true"),
+        ("trainer.precision=64-true", "precision=64-true: weights are float32"),
         ("seed_everything=-1", "--seed_everything=-1: it is 0 to 4294967295"),
     ],
 )

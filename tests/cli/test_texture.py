@@ -112,6 +112,16 @@ def test_mistakes_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     assert not (folder / "a.png").exists()
 
 
+def test_photos_of_one_name_and_videos_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = ("--keypoints", "{}/joints", "--out", "{}/mine.png")
+    assert texture(folder, "--images", "{}/photos", "{}/photos/left.png", *rest) == 2
+    assert "2 photos are called left: what is known of one" in capsys.readouterr().err
+    assert texture(folder, "--images", "{}/clip.mp4", *rest) == 2
+    assert "is a video: `handrec data keypoints" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

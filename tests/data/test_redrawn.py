@@ -70,6 +70,23 @@ def test_a_glove_stays_one_where_its_tone_is_kept_and_is_a_skin_otherwise(appear
         assert (other > red) == bool(tone)
 
 
+def test_cameras_expose_for_the_hand_that_is_seen(stage):
+    """In its own tone a hand is as bright whoever's skin it hides; a darker one is less dark."""
+    many = Redrawn(skins=8, backgrounds=ProceduralScenes(1), props=NO_PROPS, lens=NO_LENS)
+    own = Own(torch.full((3, 3, 32, 32), 0.5), torch.zeros(3, 3, 32, 32), torch.ones(3))
+    look = many.dress(own, Shares(1.0, 1.0, 0.0, 0.0), torch.Generator().manual_seed(0))
+    look |= {"light.key_colour": torch.ones(3, 3), "light.ambient": torch.ones(3, 3)}
+    look |= {"tint": torch.zeros(3, 3), "skin": torch.tensor([0.0, 0.4, 0.9])}
+    given = many.gather(stage, look, 32)
+    one = given.key_colour[:1].expand(3, 3)  # by the mean colour, banks by the mean of colours
+    torch.testing.assert_close(given.key_colour, one, rtol=0.02, atol=0)
+    dark = many.gather(stage, look | {"own.texture": torch.full((3, 3, 32, 32), 0.2)}, 32)
+    assert (dark.ambient > 1.5 * given.ambient).all()
+    painted = many.gather(stage, look | {"own.keeps_texture": torch.zeros(3)}, 32)
+    plain = super(Redrawn, many).gather(stage, look, 32)
+    torch.testing.assert_close(painted.ambient, plain.ambient)
+
+
 @pytest.mark.parametrize("lend", [16, 64, 0])
 def test_some_hands_are_drawn_in_the_looks_of_another_that_lends(appearance, lend):
     texture, lends = torch.rand(64, 3, 2, 2), (torch.arange(64) < lend).float()

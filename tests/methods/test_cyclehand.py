@@ -33,6 +33,7 @@ from handrec.models.cycle_rotation import Turns
 from handrec.models.cycle_scene import Redrawn, Shares, noise_level
 from handrec.models.domains import Contrast, describe
 from handrec.models.iterative import IterativeRegressor
+from handrec.models.texture_vae import TextureVAE
 from handrec.render.warp_backend import WarpRasterizer
 from handrec.types import HandPrediction
 
@@ -174,7 +175,7 @@ def test_every_term_of_the_cycle_reaches_the_backbone(hand, batch, appearance, t
     off = dict.fromkeys(CycleHandWeights.__dataclass_fields__, 0.0)
     method = tiny_method(hand, appearance, CycleHandWeights(**{**off, term: 1.0}))
     step(method, batch).backward()
-    assert list(method.terms) == [term]
+    assert [name for name, value in method.terms.items() if value.requires_grad] == [term]
     stem = next(method.backbone.parameters()).grad
     assert stem.isfinite().all()
     assert stem.abs().max() > 0
@@ -648,6 +649,58 @@ def test_phase_two_starts_from_phase_one(hand, batch, appearance, tmp_path):
     torch.testing.assert_close(one.vertices, other.vertices)
 
 
+def test_a_start_that_does_not_fit_is_told_in_one_line(hand, appearance, tmp_path):
+    base, path = tiny_method(hand, appearance, phase="base"), tmp_path / "base.ckpt"
+    state = base.state_dict()
+    other = {"base_texture": "skins/ann.png"}
+    broken = state | {"texture.first.weight": torch.zeros(2, 2)}
+    extra = state | {"nothing": torch.zeros(1)}
+    for content, message in (
+        ({"state_dict": state, "hyper_parameters": other}, r"offsets to the texture skins/ann.png"),
+        ({"state_dict": broken}, r"another architecture: size mismatch for texture.first.weight"),
+        ({"state_dict": [1]}, r"another architecture: Expected state_dict to be dict"),
+        ({"state_dict": extra}, r"does not fit: \['nothing'\]"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(UserError, match=message) as refused:
+            tiny_method(hand, appearance).load_base(path)
+        assert "\n" not in str(refused.value)
+
+
+def test_hands_as_deep_in_themselves_as_labels_are_let_be(hand, batch, appearance):
+    method = tiny_method(hand, appearance)
+    prediction = method.reconstruct(batch)
+    for depth, expected in ((0.0029, 0.0), (0.013, 1.0)):
+        method.spheres.penetration = lambda joints, depth=depth: torch.full((8, 1), depth)
+        found = method._mechanical(prediction)["penetration"]
+        assert found.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_heads_without_an_outline_are_told(hand, appearance, caplog):
+    method = tiny_method(hand, appearance)
+    outlined = torch.nn.ModuleDict({"dense": torch.nn.Identity()})
+    for head, told in ((outlined, False), (method.head, True)):
+        method.head = head
+        method._trainer = SimpleNamespace(strategy=None, datamodule=None)
+        with caplog.at_level("INFO"):
+            method.setup("fit")
+        assert ("guesses no outline" in caplog.text) == told
+
+
+def test_labels_without_meshes_are_refused(hand, appearance):
+    method = tiny_method(hand, appearance)
+    data = SimpleNamespace(name="mine", has_keypoints=True, hand=None)
+    method._trainer = SimpleNamespace(strategy=None, datamodule=data)
+    with pytest.raises(UserError, match=r"data.hand is null, and CycleHand draws"):
+        method.setup("fit")
+
+
+@pytest.mark.parametrize("size", [1, 24])
+def test_textures_of_too_few_texels_are_refused(hand, size):
+    with pytest.raises(UserError, match=f"at least 32 texels, not {size}"):
+        TextureVAE(96, hand, size)
+
+
 def test_phase_two_goes_on_without_phase_one(hand, appearance):
     method = tiny_method(hand, appearance, checkpoint="gone.ckpt")
     method._trainer = SimpleNamespace(strategy=None, datamodule=None)
@@ -672,6 +725,7 @@ NAN = float("nan")
         (lambda: Turns(euler=(NAN, 0.0, 0.0)), "Turns: pitch must be at least 0, not nan"),
         (lambda: Flow(margin=(1.1, float("inf"))), "Flow: greatest_margin must be above 0"),
         (lambda: Flow(margin=(1.5, 1.1)), "Flow: margin goes from .*, not from 1.5 to 1.1"),
+        (lambda: Flow(margin=(0.5, 1.1)), "Flow: margin must be at least 1, not 0.5: hands would"),
     ],
 )
 def test_flows_that_make_no_sense_are_refused(build, message):

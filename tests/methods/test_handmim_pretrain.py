@@ -469,6 +469,58 @@ def test_a_sanity_check_does_not_use_up_the_untrained_network(tmp_path):
 def test_points_in_a_shared_standardised_head_are_refused():
     with pytest.raises(UserError, match="shared_head=false"):
         method(alignment="regress", standardise=True, shared_head=True)
+    with pytest.raises(UserError, match="shared_head=false"):
+        method(alignment="proto", standardise=True, shared_head=True)
+
+
+def test_a_pretraining_predicts_no_hands(tmp_path):
+    with pytest.raises(UserError, match=r"reconstructs no hands: .*export-backbone"):
+        trainer(tmp_path).predict(method(), DataLoader(list(batches(1)), batch_size=None))
+
+
+def test_a_single_prototype_is_refused():
+    backbone = TimmBackbone("vit_tiny_patch16_224", 32, options={"depth": 1})
+    with pytest.raises(UserError, match="single prototype"):
+        HandMIMPretrain(backbone, TwoViews(), prototypes=1)
+
+
+def test_prototypes_that_would_never_learn_are_told(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, max_epochs=1).fit(method(freeze_prototypes=1), datamodule=Images(1))
+    assert "prototypes rest for 1 of 1 epochs" in caplog.text
+
+
+def test_local_views_are_smaller_than_global_ones():
+    image = torch.rand(1, 3, 64, 64)
+    _, (local,) = TwoViews(local_views=1).take(image)
+    assert local.image.shape[-1] == 32
+    assert TwoViews(local_views=1).take(torch.rand(1, 3, 224, 224))[1][0].image.shape[-1] == 96
+    with pytest.raises(UserError, match=r"local_size is 96, not less than .* 64"):
+        TwoViews(local_views=1, local_size=96).take(image)
+
+
+def test_views_that_no_patch_fits_are_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"do not tile images of 7 x 7 px"):
+        lone(method(views=TwoViews(size=7)), tmp_path).training_step(next(batches(1)), 0)
+
+
+def test_an_untrained_network_normalises_by_what_it_is_shown():
+    backbone = TimmBackbone("vit_tiny_patch16_224", 32, stem="conv", options={"depth": 1})
+    untrained = pretraining._untrained(backbone)
+    image = 5 + 3 * torch.rand(8, 3, 32, 32)
+    found = untrained.encode(image).grid
+    torch.testing.assert_close(found, copy.deepcopy(backbone).train().encode(image).grid)
+    assert not torch.allclose(found, backbone.eval().encode(image).grid, atol=0.1)
+
+
+def test_class_tokens_keep_full_precision_under_autocast():
+    pretrain = method()
+    matrices = torch.eye(3).expand(4, 3, 3)
+    head = pretrain.student.token_head
+    tokens = torch.randn(4, head.mlp[0].in_features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pretrain.keypoints(head, tokens, matrices)
+    assert torch.equal(found, pretrain.keypoints(head, tokens, matrices))
 
 
 def test_masks_do_not_exceed_what_is_gathered():

@@ -134,6 +134,19 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
         TimmBackbone("resnet18", checkpoint=str(tmp_path / "other.safetensors"))
 
 
+def test_a_run_s_checkpoint_is_no_backbone_s(tmp_path):
+    save_file({"student.backbone.model.cls_token": torch.zeros(1)}, tmp_path / "last.safetensors")
+    with pytest.raises(UserError, match=r"of a run `handrec export-backbone` writes the backbone"):
+        TimmBackbone(checkpoint=str(tmp_path / "last.safetensors"), **TINY)
+
+
+def test_patches_for_another_stem_are_named_as_they_are_in_the_file(tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", depth=1)
+    save_file(source.state_dict(), tmp_path / "patches.safetensors")
+    with pytest.raises(UserError, match=r"is \(192, 3, 16, 16\) there"):
+        TimmBackbone(stem="conv", checkpoint=str(tmp_path / "patches.safetensors"), **TINY)
+
+
 def test_a_checkpoint_of_another_width_names_both_shapes(tmp_path):
     source = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=96)
     save_file(source.state_dict(), tmp_path / "narrow.safetensors")

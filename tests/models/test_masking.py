@@ -1,3 +1,6 @@
+import math
+import random
+
 import pytest
 import torch
 
@@ -35,6 +38,38 @@ def test_blocks_are_blocks():
 
     blocks = neighbours(block_masks(targets, 14, 14, generator))
     assert blocks > 2 * neighbours(random_masks(targets, 196, generator))
+
+
+def test_a_block_is_looked_for_ten_times():
+    """Against one proposal after another, each mask on its own."""
+    generator = torch.Generator().manual_seed(0)
+    found = block_masks(torch.full((4000,), 40), 8, 12, generator).sum(1)
+    random.seed(0)
+    naive = torch.tensor([len(one_by_one(40, 8, 12)) for _ in range(4000)])
+    assert found.max() <= 40
+    assert found.mean().item() == pytest.approx(naive.float().mean().item(), abs=0.1)
+    for count in (38, 40):
+        shares = [(counts < count).float().mean().item() for counts in (found, naive)]
+        assert shares[0] == pytest.approx(shares[1], abs=0.04)
+
+
+def one_by_one(target, rows, columns):
+    masked, smallest = set(), (min(rows, columns) // 3) ** 2
+    while len(masked) < target:
+        for _ in range(10):
+            area = random.uniform(smallest, target - len(masked))
+            aspect = math.exp(random.uniform(math.log(0.3), math.log(1 / 0.3)))
+            height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if height >= rows or width >= columns:
+                continue
+            top, left = random.randint(0, rows - height), random.randint(0, columns - width)
+            block = {(top + i, left + j) for i in range(height) for j in range(width)} - masked
+            if 0 < len(block) <= target - len(masked):
+                masked |= block
+                break
+        else:
+            break
+    return masked
 
 
 def test_random_masks_have_exactly_the_wanted_count():

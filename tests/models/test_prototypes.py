@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -94,3 +95,12 @@ def test_shift_in_units_of_the_points_extent():
     points = torch.tensor([[[0.0, 0.0], [0.5, 1.0]]])
     moved = align(points, matrix, scale_shift=True)
     torch.testing.assert_close(points - moved, torch.tensor([[[0.1, -0.1], [0.1, -0.1]]]))
+
+
+def test_the_extent_is_that_of_the_view_however_it_is_turned():
+    """PeCLR's order: shifted back in the view, then turned back."""
+    matrix = similarity(torch.tensor([math.pi / 2]), torch.ones(1), torch.tensor([[0.4, 0.0]]))
+    points = torch.tensor([[[1.0, 0.1], [-1.0, -0.1]]])  # 2 wide, 0.2 high
+    moved = align(points, matrix, scale_shift=True)
+    # Less 0.4 of half of 2 along x; a quarter turn back takes (x, y) to (y, -x).
+    torch.testing.assert_close(moved, torch.tensor([[[0.1, -0.6], [-0.1, 1.4]]]))

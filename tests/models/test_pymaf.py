@@ -57,6 +57,11 @@ def test_point_mlp_equals_pointwise_convolutions_flattened_by_channel():
     torch.testing.assert_close(mlp(samples), expected)
 
 
+def test_more_points_than_vertices_are_refused(hand):
+    with pytest.raises(UserError, match=r"PyMAF: 5000 points of a mesh of \d+ vertices"):
+        PyMAF(Bare(48), hand, points=5000)
+
+
 def test_published_sizes(hand):
     head = PyMAF(Bare(384), hand)
     sizes = [regressor.hidden[0].in_features for regressor in head.regressors]

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from handrec.callbacks.pictures import keep_picture
+from handrec.data.boxes import Side
 from handrec.data.photos import Photos
 from handrec.errors import UserError, positive
 from handrec.methods.cycle_flow import pick_batch
@@ -31,14 +32,20 @@ class CycleStrips(pl.Callback):
         photos: image or folder of photos, never trained on; None for none.
         boxes: around their hands, see :class:`~handrec.data.photos.Photos`; without, each photo is
             the crop of one hand.
+        side: of the photos' hands where no box says it.
     """
 
     def __init__(
-        self, every: int = 1, hands: int = 6, photos: str | None = None, boxes: str | None = None
+        self,
+        every: int = 1,
+        hands: int = 6,
+        photos: str | None = None,
+        boxes: str | None = None,
+        side: Side = "right",
     ) -> None:
         positive(self, every=every, hands=hands)
         self.every, self.hands = every, hands
-        self.photos, self.boxes = photos, boxes
+        self.photos, self.boxes, self.side = photos, boxes, side
         self._batches: dict[str, HandBatch] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -46,7 +53,7 @@ class CycleStrips(pl.Callback):
         if stage == "fit" and not isinstance(pl_module, CycleHand):
             raise UserError(f"CycleStrips draws CycleHand, not {type(pl_module).__name__}")
         if stage == "fit" and self.photos is not None:
-            Photos(self.photos, boxes=self.boxes).setup("predict")
+            Photos(self.photos, boxes=self.boxes, side=self.side).setup("predict")
 
     def on_train_batch_end(
         self,
@@ -65,7 +72,7 @@ class CycleStrips(pl.Callback):
         self._batches["epoch"] = pick_batch(batch, rows.to(device))
         if self.photos is not None:
             size = batch.image.shape[-1]
-            shown = read_photos(self.photos, self.boxes, size, self.hands)
+            shown = read_photos(self.photos, self.boxes, size, self.hands, self.side)
             self._batches["photos"] = HandBatch(*(field.to(device) for field in shown))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -80,7 +87,9 @@ class CycleStrips(pl.Callback):
             keep_picture(trainer, "strips", name, picture)
 
 
-def read_photos(source: str, boxes: str | None, size: int, count: int) -> HandBatch:
+def read_photos(
+    source: str, boxes: str | None, size: int, count: int, side: Side = "right"
+) -> HandBatch:
     """Return the first hands of photos as a batch without labels.
 
     Args:
@@ -88,8 +97,9 @@ def read_photos(source: str, boxes: str | None, size: int, count: int) -> HandBa
         boxes: around the hands, JSON file or None.
         size: of the crops, pixels.
         count: of hands, at most.
+        side: of hands whose side no box names.
     """
-    photos = Photos(source, boxes=boxes, image_size=size, batch_size=count)
+    photos = Photos(source, boxes=boxes, side=side, image_size=size, batch_size=count)
     photos.setup("predict")
     batch: HandBatch = next(iter(photos.predict_dataloader()))
     return batch

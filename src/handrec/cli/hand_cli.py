@@ -31,7 +31,12 @@ from handrec.cli import experiments, loggers, runs
 from handrec.cli.command_line import CONFIG_KEY
 from handrec.cli.main import DRAWN, is_out_of_memory
 from handrec.cli.starts import choose_starts
-from handrec.cli.trainer_checks import check_lengths, check_processes, settle_precision
+from handrec.cli.trainer_checks import (
+    check_lengths,
+    check_precision,
+    check_processes,
+    settle_precision,
+)
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 from handrec.methods.base import Method
@@ -160,6 +165,7 @@ class HandCLI(LightningCLI):
         chosen = self.config[self.config.subcommand]
         chosen.bases = []
         check_processes(chosen)
+        check_precision(chosen.trainer)
         settle_precision(chosen.trainer, self.typed)
         if self.config.subcommand == "fit":
             check_lengths(chosen.trainer)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,8 +141,20 @@ def _written(out: Path) -> tuple[Path, Path, Path]:
 def _photos(images: list[Path]) -> list[Path]:
     """Return the photos that were named, and those in folders that were."""
     from handrec.data.photos import find_photos
+    from handrec.data.suffixes import VIDEOS
 
-    return [path for given in images for path in find_photos(given, recursive=False).values()]
+    for given in images:
+        if given.suffix.lower() in VIDEOS:
+            raise UserError(
+                f"{given} is a video: `handrec data keypoints {given} --frames FOLDER` takes its"
+                " frames out and finds their joints"
+            )
+    photos = [path for given in images for path in find_photos(given, recursive=False).values()]
+    names = Counter(path.stem for path in photos)
+    (name, count), *_ = names.most_common(1)
+    if count > 1:
+        raise UserError(f"{count} photos are called {name}: what is known of one would be of all")
+    return photos
 
 
 def _find(

@@ -16,6 +16,8 @@ from handrec.errors import UserError
 
 #: Of numpy's random numbers.
 SEEDS = 2**32
+#: Of a Trainer, that methods can be trained and evaluated in.
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
 #: What torch calls the instructions for bfloat16, on x86 and on ARM.
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")
 
@@ -50,6 +52,24 @@ def check_processes(chosen: Namespace) -> None:
 def _on_cpu(accelerator: Any) -> bool:
     """Return whether a Trainer will be on the CPU."""
     return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def check_precision(trainer: Namespace) -> None:
+    """Refuse weights in other precisions than float32.
+
+    Cameras, rotations and losses are float32 whatever autocast does; weights of another kind would
+    meet them with a traceback.
+
+    Args:
+        trainer: options of the Trainer.
+
+    Raises:
+        UserError: names the option.
+    """
+    precision = trainer.precision
+    if precision is not None and str(precision) not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise UserError(f"--trainer.precision={precision}: weights are float32; give {known}")
 
 
 def settle_precision(trainer: Namespace, typed: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor, nn
 
 from handrec.data.colours import colour_map, constant
-from handrec.errors import fraction, not_negative, positive, rising
+from handrec.errors import UserError, fraction, not_negative, positive, rising
 
 #: How bright the eye finds red, green and blue (ITU-R BT.601).
 _LUMA = (0.299, 0.587, 0.114)
@@ -89,7 +89,8 @@ class TwoViews(nn.Module):
         geometry: of the views.
         colours: of the views.
         local_views: number of local views; 0 is iBOT's default.
-        local_size: their side, pixels.
+        local_size: their side, pixels, less than the global views'; None for 3/7 of that (DINO's
+            96 of 224), to the next 16.
         local_geometry: of the local views.
     """
 
@@ -99,11 +100,11 @@ class TwoViews(nn.Module):
         geometry: Geometry = Geometry(),
         colours: Colours = Colours(),
         local_views: int = 0,
-        local_size: int = 96,
+        local_size: int | None = None,
         local_geometry: Geometry = Geometry(scale=(1.6, 2.6), shift=0.5),
     ) -> None:
         super().__init__()
-        positive(self, size=1 if size is None else size, local_size=local_size)
+        positive(self, size=size or 1, local_size=1 if local_size is None else local_size)
         not_negative(self, local_views=local_views)
         self.size, self.geometry = size, geometry
         self.local_views, self.local_size, self.local_geometry = (
@@ -121,10 +122,17 @@ class TwoViews(nn.Module):
             image = image.float()
             views = [self._view(image, size, self.geometry, look) for look in self.looks]
             local = [
-                self._view(image, self.local_size, self.local_geometry, self.looks[1])
+                self._view(image, self._local(size), self.local_geometry, self.looks[1])
                 for _ in range(self.local_views)
             ]
         return views, local
+
+    def _local(self, size: int) -> int:
+        """Return the side of local views beside global ones of a side."""
+        local = self.local_size or max(16, 16 * round(size * 3 / 7 / 16))
+        if local >= size:
+            raise UserError(f"views.local_size is {local}, not less than the global views' {size}")
+        return local
 
     def _view(self, image: Tensor, size: int, geometry: Geometry, look: nn.Module) -> View:
         matrix = sample_matrices(len(image), geometry, image.device)

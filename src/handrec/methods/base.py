@@ -163,6 +163,17 @@ class HandMethod(Method):
         return self.reconstruct(batch)
 
 
+def want_meshes(data: Any, method: str) -> None:
+    """Refuse data that were told to bring no meshes: their labels cannot be drawn.
+
+    Args:
+        data: module of a training; None if there is none.
+        method: that draws them, for the message.
+    """
+    if getattr(data, "hand", ...) is None:
+        raise UserError(f"data.hand is null, and {method} draws the labels' hands: give it a hand")
+
+
 def want_keypoints(data: Any, method: str) -> None:
     """Refuse data without joints: every loss would be 0, and a training of nothing end well.
 

@@ -56,7 +56,7 @@ class Flow:
             drawings (a baseline; no hand is turned back).
         exchange: share of the hands drawn as labelled that are drawn with fingers of others; they
             have nothing to return to.
-        margin: least and greatest side of a crop, in longer sides of the hand's box.
+        margin: least and greatest side of a crop, in longer sides of the hand's box; at least 1.
         smallest: share of the crop that a hand must cover to count.
         ramp: share of the training in which ``rendered`` and ``returned`` grow to full weight.
         tolerance: of keypoints, share of the crop, see ``losses.cycle.keypoint_agreement``.
@@ -80,6 +80,8 @@ class Flow:
         positive(self, share=self.share, least_margin=least, greatest_margin=greatest)
         positive(self, tolerance=self.tolerance)
         rising(self, margin=self.margin)
+        if least < 1:
+            raise UserError(f"Flow: margin must be at least 1, not {least}: hands would be cut off")
         fraction(self, share=self.share, recolour=self.recolour, grain=self.grain)
         fraction(self, smallest=self.smallest, ramp=self.ramp, exchange=self.exchange)
         if self.exchange and self.hands != "known":

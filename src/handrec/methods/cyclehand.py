@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -22,11 +23,11 @@ from handrec.errors import UserError, one_of
 from handrec.geometry.camera import resize_camera
 from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
-from handrec.hand.sampler import PoseSampler
+from handrec.hand.sampler import PENETRATION_TOLERANCE, PoseSampler
 from handrec.losses import cycle as losses
 from handrec.losses.hand import masked_mean, total
 from handrec.losses.processes import per_process
-from handrec.methods.base import HandMethod, want_keypoints
+from handrec.methods.base import HandMethod, want_keypoints, want_meshes
 from handrec.methods.cycle_flow import (
     DEFAULT_FLOW,
     NO_TURN,
@@ -89,7 +90,7 @@ class CycleHandWeights(Weights):
         contrast: InfoNCE of pictures and drawings.
         distill: teacher and student across pictures and drawings.
         limits: of joints.
-        penetration: of spheres.
+        penetration: of spheres, beyond what labels have.
     """
 
     vertices: float = 20.0
@@ -163,6 +164,7 @@ class CycleHand(HandMethod):
         self.save_hyperparameters()
         self.backbone, self.hand, self.rasterizer = backbone, hand, rasterizer
         self.head = head(backbone, hand)
+        self.base_texture = base_texture
         self.texture = TextureVAE(2 * backbone.channels, hand, texture_size, base=base_texture)
         self.spheres = SphereProxies(hand)
         self.phase, self.checkpoint = phase, checkpoint
@@ -181,21 +183,36 @@ class CycleHand(HandMethod):
     def setup(self, stage: str) -> None:
         """Start from phase 1; a training that goes on brings its own weights."""
         super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            want_meshes(data, "CycleHand")
         if stage == "fit" and self.phase == "base":
-            want_keypoints(getattr(self.trainer, "datamodule", None), "CycleHand's first phase")
+            want_keypoints(data, "CycleHand's first phase")
+        if stage == "fit" and self.phase == "cycle" and not hasattr(self.head, "dense"):
+            rank_zero_info(
+                f"{type(self.head).__name__} guesses no outline: pictures without labels are"
+                " believed wherever its iterations agree, right or wrong"
+            )
         if stage == "fit" and self.checkpoint is not None and not self.goes_on:
             self.load_base(Path(self.checkpoint))
 
     def load_base(self, path: Path) -> None:
-        """Take over the weights of a run in phase ``base``."""
-        state = read_checkpoint(path)["state_dict"]
+        """Take over the weights of a run in phase ``base``, learned with the same base texture."""
+        content = read_checkpoint(path)
+        chosen = content.get("hyper_parameters", {}).get("base_texture")
+        if (chosen and Path(chosen).name) != (self.base_texture and Path(self.base_texture).name):
+            raise UserError(
+                f"{path} learned offsets to the texture {chosen}, and this would add them to"
+                f" {self.base_texture}: give the same --model.init_args.base_texture"
+            )
         try:
-            missing, unexpected = self.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise UserError(f"{path} is of another architecture: {error}") from error
-        missing = [key for key in missing if not key.startswith(_OF_THE_CYCLE)]
-        if missing or unexpected:
-            raise UserError(f"{path} does not fit: {(missing + unexpected)[:3]}")
+            keys = self.load_state_dict(content["state_dict"], strict=False)
+        except (RuntimeError, TypeError) as error:
+            *_, reason = str(error).strip().split("\n\t")[:2]
+            raise UserError(f"{path} is of another architecture: {reason}") from error
+        wrong = [k for k in [*keys[0], *keys[1]] if not k.startswith(_OF_THE_CYCLE)]
+        if wrong:
+            raise UserError(f"{path} does not fit: {wrong[:3]}")
         if self.phase == "cycle":
             self.tie.follow(self.backbone, momentum=0.0)
 
@@ -232,17 +249,19 @@ class CycleHand(HandMethod):
         # In phase 1 texture and light learn from where the hand is, not the other way round (but by
         # way of the features, which are of both); in phase 2 both, as far as it is believed.
         first, trust = detached(pick(hands, rows)), torch.ones_like(batch.has_mask[rows])
+        figures = {}
         if self.phase == "cycle":
             cycle = self.cycle(batch, sight, looks, rows)
             terms |= self._cycle_terms(cycle, batch, sight, looks)
             first, trust = cycle.first, cycle.trust
+            figures = {"counted": cycle.turned.weight.mean(), "trust": trust.mean()}
         if self.weights.photo:
             source = pick_batch(batch, rows)
             photo = self._photometric(self.draw(first, looks, source), source, trust)
             terms["photo"] = _share(trust, torch.ones_like(trust)) * photo
         terms = {name: term for name, term in terms.items() if getattr(self.weights, name)}
         loss = total(terms, self.weights)
-        self.log_losses(terms, loss)
+        self.log_losses(terms | figures, loss)
         return loss
 
     def choose(self, count: int) -> Int[Tensor, " n"]:
@@ -345,9 +364,11 @@ class CycleHand(HandMethod):
 
     def _mechanical(self, hands: HandPrediction) -> dict[str, Tensor]:
         angles = joint_angles(hands.pose, self.hand.joint_axes)
+        # Labels run as deep into themselves: the term is not to pull hands off them.
+        deeper = F.relu(self.spheres.penetration(hands.joints) - PENETRATION_TOLERANCE)
         return {
             "limits": losses.limits_loss(limit_excess(angles, self.hand.joint_limits)),
-            "penetration": losses.penetration_loss(self.spheres.penetration(hands.joints)),
+            "penetration": losses.penetration_loss(deeper),
         }
 
     def draw(self, hands: HandPrediction, looks: Looks, batch: HandBatch) -> Rendering:

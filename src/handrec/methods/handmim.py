@@ -22,7 +22,7 @@ from handrec.losses.hand import (
     shape_loss,
     total,
 )
-from handrec.methods.base import HandMethod, want_keypoints
+from handrec.methods.base import HandMethod, want_keypoints, want_meshes
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, Estimates, HeadFactory
@@ -96,7 +96,9 @@ class HandMIM(HandMethod):
         """Refuse to train without labels."""
         super().setup(stage)
         if stage == "fit":
-            want_keypoints(getattr(self.trainer, "datamodule", None), "HandMIM")
+            data = getattr(self.trainer, "datamodule", None)
+            want_keypoints(data, "HandMIM")
+            want_meshes(data, "HandMIM")
 
     def estimate(self, batch: HandBatch) -> Estimates:
         """Return every iteration's hand and the dense map."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -148,14 +149,16 @@ class HandMIMPretrain(Method):
         super().__init__()
         one_of(self, Alignment, alignment=alignment)
         positive(self, lr=lr, clip=clip, prototypes=prototypes, hidden=hidden)
+        if prototypes < 2:
+            raise UserError("HandMIMPretrain: of a single prototype there is nothing to tell")
         first, last = weight_decay
         not_negative(self, first_weight_decay=first, last_weight_decay=last)
         not_negative(self, freeze_prototypes=freeze_prototypes)
         fraction(self, warmup=warmup)
-        if standardise and alignment == "regress" and shared_head:
+        if standardise and shared_head:
             raise UserError(
-                "alignment=regress compares points that must not be standardised: with"
-                " standardise=true give patches a head of their own, shared_head=false"
+                "standardise=true wants a head for class tokens and one for patches, whose averages"
+                " differ (and alignment=regress standardises the latter alone): shared_head=false"
             )
         self.save_hyperparameters()
         self.views, self.weights = views, weights
@@ -173,11 +176,21 @@ class HandMIMPretrain(Method):
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
         self.clip, self.freeze_prototypes = clip, freeze_prototypes
         self.probe = KeypointProbe()
-        self._untrained: list[Backbone] = [deepcopy(backbone).eval()]  # no child: never saved
+        self._untrained: list[Backbone] = [_untrained(backbone)]  # no child: never saved
         self._freeze_idle()
 
     after_fit = "handrec export-backbone {name}"
     validated = ("probe", "probe_pose")
+
+    def setup(self, stage: str) -> None:
+        """Say so if prototypes are to rest all the time."""
+        super().setup(stage)
+        epochs = self.trainer.max_epochs
+        if stage == "fit" and epochs is not None and 0 < epochs <= self.freeze_prototypes:
+            rank_zero_info(
+                f"prototypes rest for {self.freeze_prototypes} of {epochs} epochs: they will not"
+                " learn; --model.init_args.freeze_prototypes=0 lets them"
+            )
 
     def _freeze_idle(self) -> None:
         """Freeze what no term reaches: processes of a distributed training would wait for it."""
@@ -212,9 +225,9 @@ class HandMIMPretrain(Method):
         views, local = self.views.take(batch.image)
         images = torch.cat([view.image for view in views])
         matrices = torch.cat([view.matrix for view in views])
-        masks = draw_masks(images, self.patch, self.masking)
         with torch.no_grad():
             seen = self.teacher.backbone.encode(images)
+        masks = draw_masks(images, self.patch, self.masking)
         guessed = encode_masked(self.student.backbone, images, masks.mask, self.mask_token)
         terms: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {"masked": masks.mask.mean()}
@@ -278,8 +291,12 @@ class HandMIMPretrain(Method):
     def keypoints(
         self, head: PrototypeHead, tokens: Float[Tensor, "v c"], matrices: Float[Tensor, "v 3 3"]
     ) -> Float[Tensor, "v p 2"]:
-        """Return pseudo keypoints in coordinates of the images, or of the views if not aligned."""
-        points = head.points(head.embed(tokens))
+        """Return pseudo keypoints in coordinates of the images, or of the views if not aligned.
+
+        In float32: at first all tokens look alike, and what tells them apart would be rounded away.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            points = head.points(head.embed(tokens.float()))
         if self.alignment == "invariant":
             return points
         return align(points, matrices, scale_shift=self.scale_shift)
@@ -402,6 +419,13 @@ class HandMIMPretrain(Method):
         self.log_dict(errors, sync_dist=True)
         self.probe.reset()
 
+    def predict_step(self, batch: HandBatch, batch_idx: int) -> None:
+        """Refuse: there are no hands."""
+        raise UserError(
+            "a pre-training reconstructs no hands: `handrec export-backbone` writes its backbone,"
+            " EXP=handmim_finetune trains a head on it"
+        )
+
     @staticmethod
     def features(backbone: Backbone, batch: HandBatch) -> Float[Tensor, "b c"]:
         """Return the frozen features that the probe sees: every token."""
@@ -425,6 +449,18 @@ class HandMIMPretrain(Method):
         """Probe it once in a training, however often that is gone on with."""
         if checkpoint.get("probed_untrained"):
             self._untrained.clear()
+
+
+def _untrained(backbone: Backbone) -> Backbone:
+    """Return a copy that stays as it is and normalises by the statistics of what it is shown.
+
+    The running ones of an untrained network are of no pictures at all.
+    """
+    copy = deepcopy(backbone).eval()
+    for layer in copy.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.running_mean = layer.running_var = None
+    return copy
 
 
 def _tokens(features: Features) -> Float[Tensor, "n c"]:

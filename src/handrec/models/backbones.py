@@ -235,13 +235,16 @@ def load_backbone(model: nn.Module, path: str) -> None:
         state = checkpoint_filter_fn(state, model)
     for key in own:  # in their order: a set would name any
         if key in state and state[key].shape != own[key].shape:
+            there = found.get(key, state[key]).shape  # as in the file: the filter resizes patches
             raise UserError(
-                f"{path} is of another architecture: {key} is {tuple(state[key].shape)} there,"
+                f"{path} is of another architecture: {key} is {tuple(there)} there,"
                 f" {tuple(own[key].shape)} in the backbone"
             )
     missing, unexpected = model.load_state_dict(state, strict=False)
+    of_a_run = any("backbone.model." in key for key in unexpected)
     if missing or unexpected:
         raise UserError(
             f"{path} does not fit the backbone: {len(missing)} parameters missing"
             f" ({', '.join(missing[:3])}), {len(unexpected)} unknown ({', '.join(unexpected[:3])})"
+            + ("; of a run `handrec export-backbone` writes the backbone" if of_a_run else "")
         )

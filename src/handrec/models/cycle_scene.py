@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handrec.data.appearance.base import Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients
-from handrec.data.appearance.everyday import Everyday
+from handrec.data.appearance.everyday import Everyday, Lights, exposure
 from handrec.data.appearance.lens import normal_noise
 from handrec.data.appearance.skin_bank import shift_tone, toned
 from handrec.data.scenes import Uniform
@@ -100,23 +100,35 @@ class Redrawn(Everyday):
         }
 
     def gather(self, stage: Stage, look: Look, size: int) -> Ingredients:
-        """Return what the stage is drawn with."""
+        """Return what the stage is drawn with; cameras expose for the hand that is seen."""
         given = super().gather(stage, look, size)
         painted = toned(given.texture, given.tone)
         texels = painted.shape[-1]
         inside = bake_atlas(stage.hand, texels).inside
         mean = (painted * inside).sum((2, 3)) / inside.sum()
         texture = F.interpolate(look[f"{_OWN}texture"], (texels, texels), mode="bilinear")
-        shifted = shift_tone(texture, inside, srgb_to_lab(mean[..., None])[..., 0])
+        shifted = shift_tone(texture, inside, _lab(mean))
         texture = _choose(look[f"{_OWN}keeps_tone"], texture, shifted)
         texture = _choose(look[f"{_OWN}keeps_texture"], texture, painted)
+        shown = (texture * inside).sum((2, 3)) / inside.sum()
+        gain = exposure(_lightness(shown)) / exposure(_lightness(mean))
+        lights = Lights(**{name: getattr(given, name) for name in Lights._fields}).scaled(gain)
         return given._replace(
+            **lights._asdict(),
             texture=(255 * texture).round().byte(),
             tone=torch.ones_like(given.tone),
             background=_choose(
                 look[f"{_OWN}keeps_background"], look[f"{_OWN}background"], given.background
             ),
         )
+
+
+def _lab(colour: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
+    return srgb_to_lab(colour[..., None])[..., 0]
+
+
+def _lightness(colour: Float[Tensor, "b 3"]) -> Float[Tensor, " b"]:
+    return _lab(colour)[:, 0]
 
 
 def _choose(share: Tensor, first: Tensor, second: Tensor) -> Tensor:

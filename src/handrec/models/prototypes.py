@@ -66,8 +66,12 @@ class PrototypeHead(nn.Module):
     def embed(self, tokens: Float[Tensor, "*n c"]) -> Float[Tensor, "*n d"]:
         """Return the bottleneck of each token, float32."""
         layers, norm = self.mlp[:5], self.mlp[5:]
-        embedded: Tensor = norm(torch.cat([layers(some) for some in tokens.split(_ROWS)]))
-        return embedded.float()
+        if tokens.device.type == "cpu":
+            embedded = torch.cat([layers(some) for some in tokens.split(_ROWS)])
+        else:
+            embedded = layers(tokens)
+        standardised: Tensor = norm(embedded)
+        return standardised.float()
 
     def points(self, embedded: Float[Tensor, "b d"]) -> Float[Tensor, "b p 2"]:
         """Return a bottleneck as pseudo keypoints in coordinates of its view, -1 to 1 across it.
@@ -134,14 +138,15 @@ def align(
     Args:
         points: in coordinates of the views.
         matrix: ``A`` of each view, see ``data.views.View``.
-        scale_shift: multiply the shift by the points' own extent per axis, without gradient
-            (PeCLR), so that it counts the same however far apart the points are.
+        scale_shift: multiply the shift by the points' own extent per axis of the view, without
+            gradient (PeCLR), so that it counts the same however far apart the points are.
     """
     with torch.autocast(points.device.type, enabled=False):
         backwards = torch.linalg.inv_ex(matrix.float()).inverse
-        linear, shift = backwards[:, None, :2, :2], backwards[:, None, :2, 2]
+        linear, shift = backwards[:, None, :2, :2], matrix.float()[:, None, :2, 2]
+        points = points.float()
         if scale_shift:
             extent = points.detach().amax(1, keepdim=True) - points.detach().amin(1, keepdim=True)
             shift = shift * extent / 2
-        aligned: Tensor = (linear * points.float()[:, :, None]).sum(-1) + shift
+        aligned: Tensor = (linear * (points - shift)[:, :, None]).sum(-1)
         return aligned

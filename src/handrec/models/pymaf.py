@@ -68,6 +68,8 @@ class PyMAF(MeshHead):
         sizes = {"map_channels": map_channels, "grid": grid, "points": points, "width": width}
         positive(self, iterations=iterations, **sizes)
         fraction(self, dropout=dropout)
+        if points > len(hand.template):
+            raise UserError(f"PyMAF: {points} points of a mesh of {len(hand.template)} vertices")
         self.hand = hand
         levels = levels or iterations
         if levels < iterations:

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from handrec.data.appearance.recovered import read_texture
 from handrec.data.appearance.skin_bank import mean_skin
-from handrec.errors import positive
+from handrec.errors import UserError, positive
 from handrec.hand.base import HandModel
 from handrec.models.compiling import Compilable
 from handrec.render.lights import PointLight, linear_to_srgb, srgb_to_linear
 
 #: Greatest change of the base texture.
 REACH = 0.3
+
+#: Along each side: in fewer texels a painted skin has no nails.
+LEAST_TEXELS = 32
 
 #: Texels along each side of what the decoder makes of a latent, at first and at last.
 _FIRST, _LAST = 4, 64
@@ -93,6 +96,8 @@ class TextureVAE(Compilable):
     ) -> None:
         super().__init__()
         positive(self, size=size, latent=latent, width=width)
+        if size < LEAST_TEXELS:
+            raise UserError(f"TextureVAE: size is at least {LEAST_TEXELS} texels, not {size}")
         start = mean_skin(hand, size) if base is None else read_texture(Path(base), hand, size)
         self.register_buffer("base", start, persistent=False)
         self.encoder = nn.Sequential(nn.Linear(channels, width), nn.GELU())
