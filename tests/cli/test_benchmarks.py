@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from handrec import records
 from tests.cli.conftest import REPOSITORY
 
 
@@ -84,6 +85,10 @@ def test_a_run_of_other_options_is_not_taken_for_the_wanted_one(tmp_path, monkey
         assert run.name == "version_0"
         assert seconds >= 0
     assert trained == [("--a=1", "--b=x y")]
+    assert shared.trained_at(run) == records.commit()
+    (run / shared.WHOLE).write_text('{"seconds": 1}')  # of before it was noted
+    assert shared.trained_at(run) is None
+    (run / shared.WHOLE).write_text('{"seconds": 1, "arguments": ["--a=1", "--b=x y"]}')
     with pytest.raises(SystemExit, match=r"was trained with other options .*--a=1.*now --a=2"):
         shared.trained("row", "--a=2", "--b=x y")
     (run / shared.WHOLE).unlink()
