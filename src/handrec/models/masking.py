@@ -124,14 +124,13 @@ def block_masks(
     y, x = torch.arange(rows, device=device)[:, None], torch.arange(columns, device=device)
     smallest = float((min(rows, columns) // 3) ** 2)
     draws = torch.rand(_ROUNDS, 4, count, _TRIES, generator=generator, device=device)
-    for draw in draws:
+    slenderness = ((draws[:, 1] - 0.5) * math.log(1 / 0.3)).exp()  # the root of the aspect
+    for draw, slender in zip(draws, slenderness, strict=True):
         missing = (targets - mask.sum((1, 2)))[:, None]
-        area = smallest + (missing - smallest) * draw[0]
-        aspect = ((2 * draw[1] - 1) * math.log(1 / 0.3)).exp()
-        height = (area * aspect).clamp(min=0).sqrt().round()
-        width = (area / aspect).clamp(min=0).sqrt().round()
-        top = (draw[2] * (rows - height + 1)).floor()
-        left = (draw[3] * (columns - width + 1)).floor()
+        side = (smallest + (missing - smallest) * draw[0]).clamp(min=0).sqrt()
+        height, width = (side * slender).round(), (side / slender).round()
+        top = (draw[2] * (rows + 1 - height)).floor()
+        left = (draw[3] * (columns + 1 - width)).floor()
         top, left, bottom, right = (
             edge[..., None, None] for edge in (top, left, top + height, left + width)
         )
