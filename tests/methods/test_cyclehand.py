@@ -11,6 +11,7 @@ import torch
 from handrec.callbacks.cycle_strips import CycleStrips, draw_strip, read_photos
 from handrec.data.appearance.backgrounds import ProceduralScenes
 from handrec.data.appearance.plain import Plain
+from handrec.data.augment import Augmentation
 from handrec.data.mixed import MixedSets
 from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
 from handrec.data.share import labelled_share
@@ -671,9 +672,23 @@ def test_hands_as_deep_in_themselves_as_labels_are_let_be(hand, batch, appearanc
     method = tiny_method(hand, appearance)
     prediction = method.reconstruct(batch)
     for depth, expected in ((0.0029, 0.0), (0.013, 1.0)):
-        method.spheres.penetration = lambda joints, depth=depth: torch.full((8, 1), depth)
-        found = method._mechanical(prediction)["penetration"]
+        method.mechanics.spheres.penetration = lambda joints, depth=depth: torch.full((8, 1), depth)
+        found = method.mechanics.terms(prediction)["penetration"]
         assert found.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_drawings_are_augmented_as_the_pictures_are(hand, batch, appearance):
+    method = tiny_method(hand, appearance).train()
+    images = torch.rand(3, 3, 32, 32)
+    assert method.augmented(images) is images
+    for noise in (0.0, 0.5):
+        plain = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "blur"), 0.0)
+        data = SimpleNamespace(augmentation=Augmentation(**plain, noise=noise))
+        method._trainer = SimpleNamespace(datamodule=data)
+        torch.manual_seed(0)
+        changed = (method.augmented(images) - images).abs().mean()
+        assert (changed > 0.05) == bool(noise)
+    assert method.eval().augmented(images) is images  # strips
 
 
 def test_heads_without_an_outline_are_told(hand, appearance, caplog):

@@ -43,6 +43,19 @@ def tiny_method(hand):
     return method
 
 
+def test_hands_can_be_held_to_what_hands_can_do(hand, batch):
+    plain = tiny_method(hand)
+    assert plain.mechanics is None
+    weights = HandMIMWeights(limits=1.0, penetration=1.0)
+    method = HandMIM(plain.backbone, lambda *_: plain.head, hand, WarpRasterizer(), weights)
+    assert method.state_dict().keys() == plain.state_dict().keys()
+    for each in (plain, method):
+        each.terms = {}
+        each.log_losses = lambda terms, loss, each=each: each.terms.update(terms)
+        each.train().training_step(batch, 0)
+    assert set(method.terms) - set(plain.terms) == {"limits", "penetration"}
+
+
 def truth(batch):
     return HandPrediction(
         batch.vertices, batch.joints_3d, batch.keypoints_2d, batch.pose, batch.betas,

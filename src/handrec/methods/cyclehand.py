@@ -18,12 +18,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from handrec.data.augment import Augmentation
 from handrec.data.mixture import labelled, without_absent
 from handrec.errors import UserError, one_of
 from handrec.geometry.camera import resize_camera
-from handrec.hand.anatomy import SphereProxies, joint_angles, limit_excess
 from handrec.hand.base import HandModel
-from handrec.hand.sampler import PENETRATION_TOLERANCE, PoseSampler
+from handrec.hand.sampler import PoseSampler
 from handrec.losses import cycle as losses
 from handrec.losses.hand import masked_mean, total
 from handrec.losses.processes import per_process
@@ -52,6 +52,7 @@ from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, HeadFactory
 from handrec.models.cycle_scene import Own, Redrawn, add_grain, recolour, without_hand
 from handrec.models.domains import DEFAULT_CONTRAST, Contrast, DomainTie, describe
+from handrec.models.mechanics import Mechanics
 from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
 from handrec.render.shading import Texture, render_lit, render_positions
@@ -166,7 +167,7 @@ class CycleHand(HandMethod):
         self.head = head(backbone, hand)
         self.base_texture = base_texture
         self.texture = TextureVAE(2 * backbone.channels, hand, texture_size, base=base_texture)
-        self.spheres = SphereProxies(hand)
+        self.mechanics = Mechanics(hand)
         self.phase, self.checkpoint = phase, checkpoint
         self.weights, self.flow, self.contrast = weights, flow, contrast
         if photo_size is not None and photo_size < losses.WINDOW:
@@ -245,7 +246,7 @@ class CycleHand(HandMethod):
         looks = self.texture(sight.features[rows])
         hands = sight.estimates.iterations[-1]
         terms = label_terms(sight.estimates, batch, self.hand, self.rasterizer)
-        terms |= _texture_terms(looks) | self._mechanical(hands)
+        terms |= _texture_terms(looks) | self.mechanics.terms(hands)
         # In phase 1 texture and light learn from where the hand is, not the other way round (but by
         # way of the features, which are of both); in phase 2 both, as far as it is believed.
         first, trust = detached(pick(hands, rows)), torch.ones_like(batch.has_mask[rows])
@@ -289,7 +290,7 @@ class CycleHand(HandMethod):
         if self.flow.hands == "known":
             known, hands = is_known(source), known_hands(hands, source)
             hands, exchanged = exchange_fingers(
-                hands, known, self.flow.exchange, self.hand, self.spheres, generator
+                hands, known, self.flow.exchange, self.hand, self.mechanics.spheres, generator
             )
         if self.sampler is not None:
             hands = sample_hands(self.sampler, self.hand, hands, generator)
@@ -298,16 +299,25 @@ class CycleHand(HandMethod):
             appearance=self.appearance, progress=self.progress(), generator=generator,
         )  # fmt: skip
         turned = draw(flow=self.flow)
-        turned = turned.with_image(self.recoloured(turned.batch.image, batch))
+        turned = turned.with_image(self.recoloured(self.augmented(turned.batch.image), batch))
         redrawn = None
         if self._redraws:
             redrawn = draw(flow=replace(self.flow, turns=NO_TURN))
-            redrawn = redrawn.with_image(self.recoloured(redrawn.batch.image, batch))
+            image = self.augmented(redrawn.batch.image)
+            redrawn = redrawn.with_image(self.recoloured(image, batch))
         with frozen_averages(self.backbone, self.head):
             seen = self.see(turned.batch)
         returned = turn_back(seen.estimates.iterations[-1], turned, source.camera)
         trust = self._trust(sight, batch)[rows]
         return Cycle(rows, first, turned, seen, returned, trust, known, exchanged, redrawn)
+
+    @torch.no_grad()
+    def augmented(self, images: Tensor) -> Tensor:
+        """Return drawings in colours as varied as the data's augmentation makes the pictures'."""
+        augmentation = getattr(getattr(self._trainer, "datamodule", None), "augmentation", None)
+        if not (self.training and isinstance(augmentation, Augmentation)):
+            return images
+        return augmentation.changes(torch.arange(len(images)), images.shape[-1]).of_batch(images)
 
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
         """Return pictures of which some have colours or noise of a batch's unlabelled ones."""
@@ -361,15 +371,6 @@ class CycleHand(HandMethod):
         _, mask = render_positions(self.rasterizer, self.hand, last.vertices, batch.camera, size)
         overlap = losses.outline_overlap(dense[:, 3:], mask)
         return torch.where(known[:, 0], trust, trust * overlap)
-
-    def _mechanical(self, hands: HandPrediction) -> dict[str, Tensor]:
-        angles = joint_angles(hands.pose, self.hand.joint_axes)
-        # Labels run as deep into themselves: the term is not to pull hands off them.
-        deeper = F.relu(self.spheres.penetration(hands.joints) - PENETRATION_TOLERANCE)
-        return {
-            "limits": losses.limits_loss(limit_excess(angles, self.hand.joint_limits)),
-            "penetration": losses.penetration_loss(deeper),
-        }
 
     def draw(self, hands: HandPrediction, looks: Looks, batch: HandBatch) -> Rendering:
         """Return the hands in their own looks as the batch's cameras see them, differentiably."""

@@ -26,6 +26,7 @@ from handrec.methods.base import HandMethod, want_keypoints, want_meshes
 from handrec.methods.optim import adamw_warmup_cosine, optimization
 from handrec.methods.weights import Weights
 from handrec.models.base import Backbone, Estimates, HeadFactory
+from handrec.models.mechanics import Mechanics
 from handrec.render.base import Rasterizer
 from handrec.render.shading import render_positions
 from handrec.types import HandBatch, HandPrediction
@@ -44,6 +45,9 @@ class HandMIMWeights(Weights):
         rotations: squared difference of matrices.
         shape: squared difference of coefficients.
         dense: see ``losses.hand.dense_loss``.
+        limits: of the last iteration's joints, see ``models.mechanics``; for data whose labels say
+            little of them.
+        penetration: of the last iteration's hands into themselves.
     """
 
     vertices: float = 20.0
@@ -53,6 +57,8 @@ class HandMIMWeights(Weights):
     rotations: float = 20.0
     shape: float = 0.1
     dense: float = 5.0
+    limits: float = 0.0
+    penetration: float = 0.0
 
 
 class HandMIM(HandMethod):
@@ -89,6 +95,7 @@ class HandMIM(HandMethod):
         self.head = head(backbone, hand)
         self.rasterizer = rasterizer
         self.weights = weights
+        self.mechanics = Mechanics(hand) if weights.limits or weights.penetration else None
         self.optimization = optimization(self, lr, weight_decay, layer_decay, warmup)
         self.warmup = warmup
 
@@ -116,6 +123,8 @@ class HandMIM(HandMethod):
         """Return the loss of a labelled batch."""
         estimates = self.estimate(batch)
         terms = label_terms(estimates, batch, self.hand, self.rasterizer)
+        if self.mechanics is not None:
+            terms |= self.mechanics.terms(estimates.iterations[-1])
         loss = total(terms, self.weights)
         self.log_losses(terms, loss)
         return loss
