@@ -60,10 +60,10 @@ METHODS = {
         "--data.init_args.clip.length=3",
         "--data.init_args.batch_size=4",
     ],
-    "cyclehand_base": [*SMALL["pymaf"], "--model.init_args.texture_size=16"],
+    "cyclehand_base": [*SMALL["pymaf"], "--model.init_args.texture_size=32"],
     "cyclehand": [
         *SMALL["pymaf"],
-        "--model.init_args.texture_size=16",
+        "--model.init_args.texture_size=32",
         "--model.init_args.weights.distill=0.1",
         "--data.init_args.target=handrec.data.appearance.plain.Plain",
     ],

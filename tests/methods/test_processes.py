@@ -125,7 +125,7 @@ def cycle(hand, phase="cycle", pairs="turned"):
     method = CycleHand(
         backbone(), head(), hand, WarpRasterizer(), phase=phase, flow=flow,
         weights=CycleHandWeights(distill=0.1, image=0.1), contrast=Contrast(pairs, prototypes=16),
-        appearance=Redrawn(skins=1, backgrounds=ProceduralScenes(1)), texture_size=16,
+        appearance=Redrawn(skins=1, backgrounds=ProceduralScenes(1)), texture_size=32,
     )  # fmt: skip
     method.progress = lambda: 0.5
     method.choose = torch.arange
