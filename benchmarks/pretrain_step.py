@@ -58,10 +58,14 @@ def batch_of(count: int, method: HandMIMPretrain, device: str) -> HandBatch:
 
 
 def milliseconds(work: dict[str, Callable[[], Any]], device: str, repeats: int) -> dict[str, float]:
-    """Return the median of some calls of each, in turn: CPU time of one thread, or a GPU's time."""
+    """Return the median of some calls of each, in turn: CPU time of one thread, or a GPU's time.
+
+    Short calls are repeated for half a minute, whatever `repeats` is: they scatter by some per cent.
+    """
     clock = time.perf_counter if device == "cuda" else time.thread_time
     seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(repeats + 1):
+    begun = time.perf_counter()
+    while len(seconds["step"]) <= repeats or time.perf_counter() - begun < 30:
         for name, call in work.items():
             start = clock()
             call()
