@@ -60,7 +60,7 @@ def batch_of(count: int, method: HandMIMPretrain, device: str) -> HandBatch:
 def milliseconds(work: dict[str, Callable[[], Any]], device: str, repeats: int) -> dict[str, float]:
     """Return the median of some calls of each, in turn: CPU time of one thread, or a GPU's time.
 
-    Short calls are repeated for half a minute, whatever `repeats` is: they scatter by some per cent.
+    Short calls are repeated for half a minute, whatever `repeats` is: they scatter more.
     """
     clock = time.perf_counter if device == "cuda" else time.thread_time
     seconds: dict[str, list[float]] = {name: [] for name in work}
