@@ -10,7 +10,8 @@ the same number of steps on the same pictures, and is evaluated on `test`, `test
 one term each to the row before, `recoloured` the colours and the noise of unlabelled pictures,
 `dressed` their textures and backgrounds, which is the experiment. `drawn` is it without the terms
 of the cycle but (b) against (c); `reconstructed` draws labelled hands as reconstructed, not as
-labelled; `exchanged` gives half of them fingers of others; `sampled` draws random hands. `told` is
+labelled; `exchanged` gives half of them fingers of others; `nearer` leaves twice as many turns
+within 30 degrees; `sampled` draws random hands. `told` is
 `base` that is told the labels of the unlabelled pictures: what no method here may see, and as much
 as labels of these pictures can do.
 
@@ -69,6 +70,7 @@ def ablation() -> dict[str, list[str]]:
     table["drawn"] = without("returned", "photo", "photo_returned", "contrast")
     table["reconstructed"] = [f"{flow}.hands=reconstructed"]
     table["exchanged"] = [f"{flow}.exchange=0.5"]
+    table["nearer"] = [f"{flow}.turns.near=0.4"]
     table["sampled"] = [
         f"{flow}.hands=sampled",
         *plain, *(f"{flow}.kept.{name}=0" for name in ("texture", "background")),
