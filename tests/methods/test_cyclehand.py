@@ -697,8 +697,7 @@ def test_heads_without_an_outline_are_told(hand, appearance, caplog):
     for head, told in ((outlined, False), (method.head, True)):
         method.head = head
         method._trainer = SimpleNamespace(strategy=None, datamodule=None)
-        with caplog.at_level("INFO"):
-            method.setup("fit")
+        method.setup("fit")
         assert ("guesses no outline" in caplog.text) == told
 
 

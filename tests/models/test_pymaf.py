@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from handrec.errors import UserError
 from handrec.geometry.rotations import interleaved_6d_to_matrix
 from handrec.hand.openhand import OpenHand
 from handrec.models.base import Backbone, Features

@@ -6,6 +6,7 @@ to (d), which of them are compared, texture VAE and renderer, a contrastive tie 
 drawings, mechanical constraints. All formulas and numbers are ours (docs/methods/cyclehand.md).
 """
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -57,6 +58,8 @@ from handrec.models.texture_vae import Looks, TextureVAE
 from handrec.render.base import Rasterizer
 from handrec.render.shading import Texture, render_lit, render_positions
 from handrec.types import HandBatch, HandPrediction, Rendering
+
+logger = logging.getLogger(__name__)
 
 #: Of the training: labels alone, then the cycle.
 Phase = Literal["base", "cycle"]
@@ -190,9 +193,10 @@ class CycleHand(HandMethod):
         if stage == "fit" and self.phase == "base":
             want_keypoints(data, "CycleHand's first phase")
         if stage == "fit" and self.phase == "cycle" and not hasattr(self.head, "dense"):
-            rank_zero_info(
-                f"{type(self.head).__name__} guesses no outline: pictures without labels are"
-                " believed wherever its iterations agree, right or wrong"
+            rank_zero_only(logger.warning)(
+                "%s guesses no outline: pictures without labels are believed wherever its"
+                " iterations agree, right or wrong",
+                type(self.head).__name__,
             )
         if stage == "fit" and self.checkpoint is not None and not self.goes_on:
             self.load_base(Path(self.checkpoint))

@@ -7,6 +7,7 @@ reconstructed. The terms' forms are iBOT's (Zhou et al., ICLR 2022) and our form
 (docs/methods/handmim.md).
 """
 
+import logging
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -40,6 +41,8 @@ from handrec.models.masking import (
 )
 from handrec.models.prototypes import Branch, PrototypeHead, align
 from handrec.types import HandBatch
+
+logger = logging.getLogger(__name__)
 
 #: ``proto``: the aligned points of a class token are scored against prototypes. ``invariant``: the
 #: same without alignment, plain class-token distillation. ``regress``: the aligned points of
@@ -187,9 +190,11 @@ class HandMIMPretrain(Method):
         super().setup(stage)
         epochs = self.trainer.max_epochs
         if stage == "fit" and epochs is not None and 0 < epochs <= self.freeze_prototypes:
-            rank_zero_info(
-                f"prototypes rest for {self.freeze_prototypes} of {epochs} epochs: they will not"
-                " learn; --model.init_args.freeze_prototypes=0 lets them"
+            rank_zero_only(logger.warning)(
+                "prototypes rest for %s of %s epochs: they will not learn;"
+                " --model.init_args.freeze_prototypes=0 lets them",
+                self.freeze_prototypes,
+                epochs,
             )
 
     def _freeze_idle(self) -> None:
