@@ -62,10 +62,15 @@ def command() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the working tree, with `+` if it has changes, or None outside git."""
+    """Return the commit of the working tree, with `+` if it has changes, or None outside git.
+
+    Records and the pages made of them do not count: measuring changes them.
+    """
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        return f"{head}+" if git("status", "--porcelain", "--untracked-files=no") else head
+        outside = (":/", ":(top,exclude)results", ":(top,exclude)docs/results")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", *outside)
+        return f"{head}+" if changes else head
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import handrec.records as records_module
 from handrec.cli.main import main
 from handrec.cli.results import collect, read_records, section, show
 from handrec.errors import UserError
@@ -33,6 +34,31 @@ def test_a_record_holds_what_repeats_it(records):
     assert record["machine"]["cores"] >= 1
     assert {"command", "commit", "date"} <= set(record)
     assert str(records) not in json.dumps(record)
+
+
+def test_changes_of_code_show_in_the_commit_and_changes_of_records_do_not(tmp_path, monkeypatch):
+    def git(*args):
+        done = subprocess.run(
+            ["git", *args], cwd=tmp_path, capture_output=True, check=True, text=True
+        )
+        return done.stdout.strip()
+
+    code, record = tmp_path / "src" / "code.py", tmp_path / "results" / "a.json"
+    page = tmp_path / "docs" / "results" / "a.md"
+    for path in (code, record, page):
+        path.parent.mkdir(parents=True)
+        path.write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "first")
+    monkeypatch.setattr(records_module, "__file__", str(code))
+    head = git("rev-parse", "--short=12", "HEAD")
+    assert records_module.commit() == head
+    record.write_text("2")
+    page.write_text("2")
+    assert records_module.commit() == head
+    code.write_text("2")
+    assert records_module.commit() == f"{head}+"
 
 
 def test_pages_show_the_records_and_are_the_same_every_time(records):
@@ -72,6 +98,16 @@ def test_seeds_of_different_settings_are_not_averaged_together():
         assert f"| {row} | 2 ± 1 | 0.1 | mean ± sd of 3 |" in page
         assert f"| {row} | 10.5 ± 0.7071 | 1 | mean ± sd of 2 |" in page
     assert page.count("mean ± sd") == 4
+
+
+def test_seeds_trained_by_several_commits_are_averaged_together():
+    def page(*commits):
+        rows = enumerate(zip((1.0, 3.0), commits, strict=True))
+        figures = [{"row": "a", "seed": n, "error_mm": e, "trained_at": at} for n, (e, at) in rows]
+        return section("commits", [{"figures": figures, "seed": None}])
+
+    assert "| a | mean ± sd of 2 | 2 ± 1.414 |  |" in page(None, "de66e8461993")
+    assert "| a | mean ± sd of 2 | 2 ± 1.414 | de66e8461993 |" in page(*["de66e8461993"] * 2)
 
 
 def test_rows_without_a_common_column(workspace):
