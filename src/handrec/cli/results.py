@@ -1,6 +1,7 @@
 """Writes docs/results/ from the records in results/, so that no figure is typed by hand."""
 
 import argparse
+import ast
 import json
 import re
 from collections.abc import Sequence
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
             if plot_rows(collect(records), plot):
                 parts.append(f"![{name}]({plot.name})")
         (args.out / f"{page}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    (args.out / "README.md").write_text(index(pages), encoding="utf-8")
+    told = {page: purpose(args.records.parent / "benchmarks" / f"{page}.py") for page in pages}
+    (args.out / "README.md").write_text(index(pages, told), encoding="utf-8")
     count = sum(len(records) for sections in pages.values() for records in sections.values())
     print(f"handrec: {count} records -> {args.out}/ ({', '.join(pages) or 'no pages'})")
     return 0
@@ -73,8 +75,16 @@ def read_records(folder: Path) -> dict[str, dict[str, list[Record]]]:
     return {page: dict(sorted(pages[page].items())) for page in sorted(pages)}
 
 
-def index(pages: dict[str, dict[str, list[Record]]]) -> str:
-    """Return the page that links to all others."""
+def purpose(benchmark: Path) -> str:
+    """Return the first line of a benchmark's docstring, or nothing if there is no such file."""
+    if not benchmark.is_file():
+        return ""
+    docstring = ast.get_docstring(ast.parse(benchmark.read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+def index(pages: dict[str, dict[str, list[Record]]], told: dict[str, str]) -> str:
+    """Return the page that links to all others and says what each is about."""
     lines = [
         "# Results",
         "",
@@ -83,8 +93,10 @@ def index(pages: dict[str, dict[str, list[Record]]]) -> str:
         "`make bench` measures, `make results` writes these pages.",
     ]
     for page, sections in pages.items():
-        lines += ["", f"- [{page}]({page}.md)"]
-        lines += [f"  - [{name}]({page}.md#{slug(name)})" for name in sections]
+        about = f": {told[page]}" if told.get(page) else ""
+        lines += ["", f"- [{page}]({page}.md){about}"]
+        if len(sections) > 1:
+            lines += [f"  - [{name}]({page}.md#{slug(name)})" for name in sections]
     return "\n".join(lines) + "\n"
 
 

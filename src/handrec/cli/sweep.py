@@ -102,7 +102,8 @@ def open_study(sweep: Sweep, folder: Path, options: list[str]) -> Any:
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise UserError(
-            "local sweeps need Optuna: pip install 'handrec[tune]', or use W&B (leave LOCAL out)"
+            "local sweeps need Optuna: pip install -e '.[tune]' in handrec's folder, or use W&B"
+            " (leave LOCAL out)"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_same(sweep, folder, options)

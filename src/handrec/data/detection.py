@@ -12,7 +12,7 @@ from packaging.version import Version
 from handrec.data.boxes import MIN_BOX, HandBox, Side
 from handrec.errors import UserError
 
-INSTALL = 'pip install "handrec[detect]"'
+INSTALL = "pip install -e '.[detect]' in handrec's folder"
 
 OLDEST = Version("1.2")
 

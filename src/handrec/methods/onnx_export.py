@@ -22,7 +22,7 @@ OUTPUTS = ("vertices", "joints", "pose", "betas", "translation", "scale", "keypo
 OPSETS = range(18, 24)
 OPSET = 18
 
-INSTALL = 'pip install "handrec[onnx]"'
+INSTALL = "pip install -e '.[onnx]' in handrec's folder"
 
 CONVENTIONS = {
     "image": "float32 (batch, 3, size, size), RGB in [0, 1], not normalised: a square crop around"
