@@ -11,7 +11,7 @@ one term each to the row before, `recoloured` the colours and the noise of unlab
 `dressed` their textures and backgrounds, which is the experiment. `drawn` is it without the terms
 of the cycle but (b) against (c); `reconstructed` draws labelled hands as reconstructed, not as
 labelled; `exchanged` gives half of them fingers of others; `nearer` leaves twice as many turns
-within 30 degrees; `restrained` has the mechanical terms beside those of `rendered` alone; `sampled`
+within 30 degrees, `nearest` three times as many; `restrained` has the mechanical terms beside those of `rendered` alone; `sampled`
 draws random hands. `told` is `base` that is told the labels of the unlabelled pictures, which no
 method here may see; what it is not shown are labelled hands in other views and colours.
 
@@ -73,6 +73,7 @@ def ablation() -> dict[str, list[str]]:
     table["reconstructed"] = [f"{flow}.hands=reconstructed"]
     table["exchanged"] = [f"{flow}.exchange=0.5"]
     table["nearer"] = [f"{flow}.turns.near=0.4"]
+    table["nearest"] = [f"{flow}.turns.near=0.6"]
     table["sampled"] = [
         f"{flow}.hands=sampled",
         *plain, *(f"{flow}.kept.{name}=0" for name in ("texture", "background")),
