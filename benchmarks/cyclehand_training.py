@@ -12,9 +12,9 @@ one term each to the row before, `recoloured` the colours and the noise of unlab
 of the cycle but (b) against (c); `reconstructed` draws labelled hands as reconstructed, not as
 labelled; `exchanged` gives half of them fingers of others; `nearer` leaves twice as many turns
 within 30 degrees, `nearest` three times as many; `restrained` has the mechanical terms beside those
-of `rendered` alone; `sampled` draws random hands, as the data do. `told` is `base` that is told the labels
-of the unlabelled pictures, which no method here may see; what it is not shown are labelled hands in
-other views and colours.
+of `rendered` alone; `sampled` draws random hands, as the data do. `told` is `base` that is told the
+labels of the unlabelled pictures, which no method here may see; what it is not shown are labelled
+hands in other views and colours.
 
 The bars, against `base`: PA-MPJPE at least 15 % lower on `test_hard_views`, at least 10 % lower on
 `test_shift`, on `test` at most 2 % higher; with the mechanical terms less penetration.
