@@ -81,7 +81,7 @@ def test_what_is_missing_is_named_with_what_to_do(mediapipe, monkeypatch, tmp_pa
         with pytest.raises(UserError, match=f"MediaPipe {version} is older than 1.2"):
             MediaPipeHands(mediapipe)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(UserError, match=r"pip install \"handrec\[detect\]\""):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[detect\]' in"):
         MediaPipeHands(mediapipe)
     with pytest.raises(UserError, match="give one of them"):
         Photos(str(tmp_path), detector=mediapipe, boxes="boxes.json")

@@ -146,7 +146,7 @@ def test_a_missing_extra_is_named_with_what_to_type(tmp_path, monkeypatch, packa
     known = sys.modules.get
     find = lambda name: None if name == package else known(name, name)  # noqa: E731
     monkeypatch.setattr("handrec.methods.onnx_export.find_spec", find)
-    with pytest.raises(UserError, match=rf'needs {package}: pip install "handrec\[onnx\]"'):
+    with pytest.raises(UserError, match=rf"needs {package}: pip install -e '\.\[onnx\]' in"):
         export_onnx(cyclehand(OpenHand()), tmp_path / "a.onnx", SIZE)
 
 
