@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from handrec.callbacks.report import EvaluationReport, _examples
 from handrec.methods.base import HandMethod
+from handrec.metrics.articulation import ARTICULATION
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import PENETRATION, HandMetrics
 from handrec.metrics.temporal import acceleration_error
@@ -115,10 +116,25 @@ def test_json_holds_what_the_metrics_compute(report):
         figures = content["results"][row]
         assert figures.pop("samples") == 12
         light = {"f5", "f15", "pa_f5", "pa_f15"} if "iteration" in row else set()
-        assert set(figures) - set(PENETRATION) == set(expected) - light
+        assert set(figures) - set(PENETRATION + ARTICULATION) == set(expected) - light
         for name, value in figures.items():
-            if name not in PENETRATION:
+            if name not in PENETRATION + ARTICULATION:
                 assert value == pytest.approx(expected[name].item(), abs=1e-4), (row, name)
+
+
+def test_articulation_is_told_and_the_mean_hand_tells_none(tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    bent = [
+        b._replace(joints_3d=b.joints_3d + 0.01 * torch.randn(4, 21, 3, generator=generator))
+        for b in BATCHES
+    ]
+    folder = evaluate(IterativeMethod(), tmp_path, FakeData(bent))
+    results = json.loads((folder / "metrics.json").read_text())["results"]
+    told = [results[f"iteration {i}"]["articulation_r"] for i in (1, 2, 3)]
+    assert 0.2 < told[0] < told[1] < told[2] < 1
+    assert results["IterativeMethod"]["articulation_r"] == told[2]
+    assert results["mean hand"]["articulation_r"] == results["mean hand"]["articulation_sd"] == 0
+    assert f"{told[2]:.3f}" in capsys.readouterr().out
 
 
 def test_iterations_get_better(report):
@@ -162,6 +178,7 @@ def test_the_terminal_shows_the_same_table(tmp_path, capsys):
             "12",
             *(f"{figures[name]:.2f}" for name in ("mpjpe", "pa_mpjpe", "mpvpe", "pa_mpvpe")),
             *(f"{figures[name]:.3f}" for name in ("pa_auc_j", "pa_f5", "pa_f15")),
+            "–",  # of articulation: the labels' hands are all alike
             f"{figures['penetration']:.2f}" if "penetration" in figures else "–",
             f"{figures['penetration_share']:.3f}" if "penetration" in figures else "–",
         ]

@@ -13,8 +13,9 @@ from handrec.data.appearance.backgrounds import ProceduralScenes
 from handrec.data.appearance.plain import Plain
 from handrec.data.augment import Augmentation
 from handrec.data.mixed import MixedSets
-from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled
+from handrec.data.mixture import MixedBatch, SyntheticMixture, Unlabelled, without_labels
 from handrec.data.share import labelled_share
+from handrec.data.synthetic import SyntheticHands
 from handrec.errors import UserError
 from handrec.hand.openhand import OpenHand
 from handrec.losses import cycle as losses
@@ -24,10 +25,11 @@ from handrec.methods.cycle_flow import (
     Flow,
     Sight,
     frozen_averages,
+    is_known,
     pick_batch,
     turn_back,
 )
-from handrec.methods.cyclehand import CycleHand, CycleHandWeights
+from handrec.methods.cyclehand import LOOKED_AT, CycleHand, CycleHandWeights
 from handrec.models.backbones import TimmBackbone
 from handrec.models.base import Estimates
 from handrec.models.cycle_rotation import Turns
@@ -677,18 +679,51 @@ def test_hands_as_deep_in_themselves_as_labels_are_let_be(hand, batch, appearanc
         assert found.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_drawings_are_augmented_as_the_pictures_are(hand, batch, appearance):
+def test_drawings_are_augmented_as_the_pictures_are(hand, appearance):
     method = tiny_method(hand, appearance).train()
     images = torch.rand(3, 3, 32, 32)
     assert method.augmented(images) is images
     for noise in (0.0, 0.5):
         plain = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "blur"), 0.0)
-        data = SimpleNamespace(augmentation=Augmentation(**plain, noise=noise))
-        method._trainer = SimpleNamespace(datamodule=data)
-        torch.manual_seed(0)
-        changed = (method.augmented(images) - images).abs().mean()
-        assert (changed > 0.05) == bool(noise)
+        augmentation = Augmentation(**plain, noise=noise)
+        for data in augmented_data(hand, augmentation):
+            method._trainer = SimpleNamespace(datamodule=data)
+            torch.manual_seed(0)
+            changed = (method.augmented(images) - images).abs().mean()
+            assert (changed > 0.05) == bool(noise)
     assert method.eval().augmented(images) is images  # strips
+
+
+def augmented_data(hand, augmentation):
+    """Return data modules whose pictures are augmented: by themselves, as a set, in a mixture."""
+
+    def drawn(**options):
+        return SyntheticHands(hand, WarpRasterizer(), 32, 4, 8, **options)
+
+    mixture = partial(MixedSets, hand=hand, image_size=32, batch_size=4)
+    alone = drawn(augmentation=augmentation)
+    return alone, mixture({"drawn": alone}), mixture({"drawn": drawn()}, augmentation=augmentation)
+
+
+def test_drawings_are_augmented_in_full_precision(hand, appearance):
+    method = tiny_method(hand, appearance).train()
+    method._trainer = SimpleNamespace(datamodule=SimpleNamespace(augmentation=Augmentation()))
+    images = torch.rand(3, 3, 32, 32)
+    torch.manual_seed(0)
+    changed = method.augmented(images)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(method.augmented(images), changed)
+    assert (changed - images).abs().max() > 0.05
+
+
+def test_textures_learn_nothing_where_nobody_says_where_the_hand_is(hand, batch, appearance):
+    method = tiny_method(hand, appearance, phase="base")
+    blank = batch._replace(confidence=torch.zeros_like(batch.confidence))
+    step(method, batch)
+    assert method.terms["photo"] > 0
+    step(method, without_labels(blank))
+    assert method.terms["photo"] == 0
 
 
 def test_heads_without_an_outline_are_told(hand, appearance, caplog):
@@ -699,6 +734,18 @@ def test_heads_without_an_outline_are_told(hand, appearance, caplog):
         method._trainer = SimpleNamespace(strategy=None, datamodule=None)
         method.setup("fit")
         assert ("guesses no outline" in caplog.text) == told
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_labels_that_no_hand_can_be_drawn_from_are_told_of_once(
+    hand, batch, appearance, caplog, labelled
+):
+    method = tiny_method(hand, appearance)
+    shown = batch if labelled else batch._replace(has_pose=torch.zeros_like(batch.has_pose))
+    for _ in range(2 * LOOKED_AT):
+        method._look_for_labels(is_known(shown))
+    assert caplog.text.count("no label in the first 20 batches") == (not labelled)
+    step(method, batch)  # goes on
 
 
 def test_labels_without_meshes_are_refused(hand, appearance):

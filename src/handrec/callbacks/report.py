@@ -29,6 +29,7 @@ from handrec.callbacks.submission import Submission
 from handrec.errors import UserError
 from handrec.hand.base import HandModel
 from handrec.methods.base import HandMethod
+from handrec.metrics.articulation import ArticulationMetrics
 from handrec.metrics.baseline import MeanHand
 from handrec.metrics.hand import HandMetrics, Samples, suspicions
 from handrec.metrics.keypoints import is_2d_only
@@ -67,6 +68,7 @@ class SplitEvaluation:
         self.name, self.submission, self.hand, self.rate = name, submission, hand, rate
         self.gallery = Gallery(examples)
         self.metrics: dict[str, HandMetrics] = {}
+        self.articulation: dict[str, ArticulationMetrics] = {}
         self.temporal: dict[str, TemporalMetrics] = {}
 
     def measure(
@@ -78,9 +80,10 @@ class SplitEvaluation:
             hand = None if self.metrics else self.hand
             metrics = HandMetrics(f_scores, warn=False, hand=hand)  # the report shows suspicions
             self.metrics[row] = metrics.to(device)
+            self.articulation[row] = ArticulationMetrics().to(device)
             self.temporal[row] = TemporalMetrics(self.rate).to(device)
-        self.metrics[row].update(prediction, batch)
-        self.temporal[row].update(prediction, batch)
+        for measured in (self.metrics, self.articulation, self.temporal):
+            measured[row].update(prediction, batch)
 
     def keep_examples(self, row: str, prediction: HandPrediction, batch: HandBatch) -> None:
         """Keep samples of the batch last measured to look at."""
@@ -90,7 +93,13 @@ class SplitEvaluation:
     def rows(self) -> list[Evaluated]:
         """Return the figures of every row; collective."""
         return [
-            Evaluated(name, metrics.compute() | self.temporal[name].compute(), metrics.samples())
+            Evaluated(
+                name,
+                metrics.compute()
+                | self.articulation[name].compute()
+                | self.temporal[name].compute(),
+                metrics.samples(),
+            )
             for name, metrics in self.metrics.items()
         ]
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor
 
+from handrec.metrics.articulation import ARTICULATION
 from handrec.metrics.functional import PCK_THRESHOLDS
 from handrec.metrics.hand import LENGTHS, PENETRATION, Samples
 from handrec.metrics.keypoints import KEYPOINTS, is_2d_only
@@ -29,6 +30,9 @@ COLUMNS = {
     "F@5": "pa_f5",
     "F@15": "pa_f15",
 }
+
+#: More of them, where 3D joints are labelled.
+ARTICULATION_COLUMNS = {"ART-R": ARTICULATION[0]}
 
 #: More of them, where a split holds videos.
 TEMPORAL_COLUMNS = dict(
@@ -56,6 +60,12 @@ LEGEND: tuple[str, ...] = (
     "AUC: of the aligned joints' PCK curve from 0 to 50 mm. F@5, F@15: F-scores of the aligned "
     "mesh at 5 and 15 mm.",
     "mean hand: the same unturned hand in the mean pose for every image.",
+)
+
+ARTICULATION_LEGEND = (
+    "ART-R: correlation, over the samples, of predicted and labelled joints without place, "
+    "direction and size: whether bent fingers are told from stretched ones. 0 for any hand that is "
+    "always the same, whatever its PA-MPJPE.",
 )
 
 TEMPORAL_LEGEND = (
@@ -146,9 +156,10 @@ def table(named: list[tuple[str, Evaluated]]) -> Table:
         named: rows by what they are called in this table.
     """
     had = {metric for _, row in named for metric in row.results}
-    further = PENETRATION_COLUMNS | TEMPORAL_COLUMNS
+    further = ARTICULATION_COLUMNS | PENETRATION_COLUMNS | TEMPORAL_COLUMNS
     columns = COLUMNS | {name: key for name, key in further.items() if key in had}
-    legend = LEGEND + (PENETRATION_LEGEND if "penetration" in had else ())
+    legend = LEGEND + (ARTICULATION_LEGEND if ARTICULATION[0] in had else ())
+    legend += PENETRATION_LEGEND if "penetration" in had else ()
     legend += TEMPORAL_LEGEND if "jitter" in had else ()
     legend += TEXTURE_LEGEND if "texture_sd" in had else ()
     if all(is_2d_only(row.results) for _, row in named):
@@ -230,6 +241,7 @@ def _content(report: SplitReport) -> dict[str, Any]:
     results = {row.name: {"samples": len(row.samples.ids), **figures(row)} for row in report.rows}
     units = (
         "millimetres; auc_*, f*, pa_f* and penetration_share are shares in [0, 1];"
+        " articulation_r a correlation, articulation_sd a ratio;"
         " accel_error mm/s^2, jitter m/s^3, shape_* coefficients, bone_sd millimetres,"
         " texture_* levels of 255; kp_px pixels of a 224 px crop,"
         " kp_box per cent of the box around the keypoints, kp_pck* and kp_auc shares"

@@ -70,8 +70,9 @@ class MixedSets(HandDataModule):
         self.frame_rate = main.frame_rate
         self.projected_keypoints = any(data.projected_keypoints for data in sets.values())
         self.intrinsics_known = all(data.intrinsics_known for data in sets.values())
-        found = (getattr(data, "clip", None) for data in sets.values())
-        self.clip: Clip | None = next(filter(None, found), None)
+        self.clip: Clip | None = _first_of(sets, "clip")
+        # For methods that draw: what drawn sets alone are augmented by, if no other is.
+        self.augmentation: Augmentation | None = augmentation or _first_of(sets, "augmentation")
         described = ", ".join(f"{count} of {name}" for name, count in self.shares.items())
         self.description = f"batches with {described}; evaluated on {self.validated}"
 
@@ -175,3 +176,9 @@ def _check_alike(sets: Mapping[str, HandDataModule]) -> None:
 
 def _described(value: Any) -> str:
     return str(value) if isinstance(value, int) or value is None else type(value).__name__
+
+
+def _first_of(sets: Mapping[str, HandDataModule], attribute: str) -> Any:
+    """Return an attribute of the first set that has it, or None."""
+    found = (getattr(data, attribute, None) for data in sets.values())
+    return next(filter(None, found), None)

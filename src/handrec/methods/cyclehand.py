@@ -64,6 +64,9 @@ logger = logging.getLogger(__name__)
 #: Of the training: labels alone, then the cycle.
 Phase = Literal["base", "cycle"]
 
+#: Batches within which a label that can be drawn is expected.
+LOOKED_AT = 20
+
 #: Modules that phase 1 has not got.
 _OF_THE_CYCLE = ("tie.", "sampler.")
 
@@ -178,6 +181,8 @@ class CycleHand(HandMethod):
         self.photo_size = photo_size
         self.optimization = optimization(self, lr, weight_decay, layer_decay, warmup)
         self.warmup = warmup
+        self._unseen: int | None = 0  # batches looked at, until it is known whether labels come
+        self._seen: Tensor | int = 0
         self.sampler: PoseSampler | None = None
         if phase == "cycle":
             self.appearance = appearance or Redrawn()
@@ -253,7 +258,8 @@ class CycleHand(HandMethod):
         terms |= _texture_terms(looks) | self.mechanics.terms(hands)
         # In phase 1 texture and light learn from where the hand is, not the other way round (but by
         # way of the features, which are of both); in phase 2 both, as far as it is believed.
-        first, trust = detached(pick(hands, rows)), torch.ones_like(batch.has_mask[rows])
+        # Where nothing says where the hand is, it may be anywhere.
+        first, trust = detached(pick(hands, rows)), (batch.confidence[rows].amax(1) > 0).float()
         figures = {}
         if self.phase == "cycle":
             cycle = self.cycle(batch, sight, looks, rows)
@@ -293,6 +299,7 @@ class CycleHand(HandMethod):
         known = exchanged = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if self.flow.hands == "known":
             known, hands = is_known(source), known_hands(hands, source)
+            self._look_for_labels(known)
             hands, exchanged = exchange_fingers(
                 hands, known, self.flow.exchange, self.hand, self.mechanics.spheres, generator
             )
@@ -321,7 +328,13 @@ class CycleHand(HandMethod):
         augmentation = getattr(getattr(self._trainer, "datamodule", None), "augmentation", None)
         if not (self.training and isinstance(augmentation, Augmentation)):
             return images
-        return augmentation.changes(torch.arange(len(images)), images.shape[-1]).of_batch(images)
+        # As pictures are, before the step. The draws are made on the CPU.
+        with (
+            torch.autocast(images.device.type, enabled=False),
+            torch.autocast("cpu", enabled=False),
+        ):
+            changes = augmentation.changes(torch.arange(len(images)), images.shape[-1])
+            return changes.of_batch(images)
 
     def recoloured(self, images: Tensor, batch: HandBatch) -> Tensor:
         """Return pictures of which some have colours or noise of a batch's unlabelled ones."""
@@ -329,6 +342,22 @@ class CycleHand(HandMethod):
         others = batch.image[~labelled(batch)]
         images = recolour(images, others, self.flow.recolour, generator)
         return add_grain(images, others, self.flow.grain, generator)
+
+    def _look_for_labels(self, known: Tensor) -> None:
+        """Say so, once, if the first batches show no label that can be drawn."""
+        if self._unseen is None:
+            return
+        self._unseen += 1
+        self._seen = known.sum() + self._seen
+        if self._unseen == LOOKED_AT:
+            self._unseen = None
+            if not self._seen:  # the only wait for the device
+                rank_zero_only(logger.warning)(
+                    "no label in the first %d batches says how this hand model's hand lies: all"
+                    " hands are drawn as reconstructed, which draws them to the mean (see"
+                    " docs/methods/cyclehand.md; labels of MANO want hand: Mano)",
+                    LOOKED_AT,
+                )
 
     @property
     def _redraws(self) -> bool:

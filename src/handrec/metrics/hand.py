@@ -126,7 +126,7 @@ class HandMetrics(Metric):
             figures = depth.amax(1), (depth > 0).double().mean(1)
             values |= dict(zip(PENETRATION, figures, strict=True))
         values |= _keypoints(prediction, batch)
-        self.ids.append(_name(batch.sample_id, self.device))
+        self.ids.append(name_samples(batch.sample_id, self.device))
         self.values.append(_stack([values[name] for name in self.names], self.device))
         self.curves.append(_stack([curves[area] for area in AREAS], self.device))
 
@@ -145,7 +145,7 @@ class HandMetrics(Metric):
         synced = self._is_synced  # compute() has synced already
         with self.sync_context(should_sync=not synced, should_unsync=not synced):
             names, values, curves = map(dim_zero_cat, (self.ids, self.values, self.curves))
-        kept = _first_of_each(names)
+        kept = first_of_each(names)
         return Samples(
             names[kept, 0],
             dict(zip(self.names, values[kept].unbind(1), strict=True)),
@@ -259,7 +259,7 @@ def _stack(columns: list[Tensor], device: torch.device) -> Tensor:
     return torch.stack(columns, dim=1).float().to(device)
 
 
-def _name(ids: Tensor, device: torch.device) -> Tensor:
+def name_samples(ids: Tensor, device: torch.device) -> Tensor:
     """Return ``(B, 2)``: the id of each sample and the rank that measured it."""
     rank = distributed.get_rank() if _is_distributed() else 0
     return torch.stack([ids, torch.full_like(ids, rank)], dim=1).long().to(device)
@@ -269,7 +269,7 @@ def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def _first_of_each(names: Tensor) -> Tensor:
+def first_of_each(names: Tensor) -> Tensor:
     """Return the rows to keep: the first of each sample that several ranks measured.
 
     A distributed sampler fills its last batches with samples of other ranks. Where an id repeats

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, distributed
 
-from handrec.geometry.procrustes import align
+from handrec.metrics.articulation import articulation
 from handrec.types import HandBatch
 
 #: Of the kernel, whose mean diagonal is 1.
@@ -92,26 +92,6 @@ def _of_all(columns: list[Tensor]) -> list[Tensor]:
     parts: list[list[Tensor]] = [[]] * len(counts)
     distributed.all_gather_object(parts, [column[::spacing].clone() for column in columns])
     return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
-def articulation(joints: Float[Tensor, "n j 3"]) -> Float[Tensor, "n j 3"]:
-    """Return joints without what PA-MPJPE ignores: in one place, turned alike, of one size.
-
-    That is their mean size, so that distances stay millimetres of a hand.
-    """
-    centred = joints - joints.mean(1, keepdim=True)
-    size = torch.linalg.matrix_norm(centred)[:, None, None].clamp(min=1e-9)
-    onto_first = _turned(centred / size, (centred / size)[:1])
-    turned: Tensor = _turned(centred / size, onto_first.mean(0, keepdim=True)) * size.mean(0)
-    return turned
-
-
-def _turned(unit: Float[Tensor, "n j 3"], onto: Float[Tensor, "m j 3"]) -> Float[Tensor, "n j 3"]:
-    """Return centred points of unit norm, turned onto others."""
-    aligned = align(unit, onto.expand_as(unit), reflection=False)
-    aligned = aligned - aligned.mean(1, keepdim=True)
-    alike: Tensor = aligned / torch.linalg.matrix_norm(aligned)[:, None, None].clamp(min=1e-9)
-    return alike
 
 
 def linear_error(
