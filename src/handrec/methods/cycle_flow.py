@@ -54,8 +54,8 @@ class Flow:
             of the others as reconstructed. ``reconstructed``: all as reconstructed. ``sampled``:
             random poses and shapes instead, which makes the cycle plain training on further
             drawings (a baseline; no hand is turned back).
-        exchange: share of the hands drawn as labelled that are drawn with fingers of others; they
-            have nothing to return to.
+        exchange: share of the drawn hands that get fingers of labelled ones; they have nothing to
+            return to.
         margin: least and greatest side of a crop, in longer sides of the hand's box; at least 1.
         smallest: share of the crop that a hand must cover to count.
         ramp: share of the training in which ``rendered`` and ``returned`` grow to full weight.
@@ -85,7 +85,7 @@ class Flow:
         fraction(self, share=self.share, recolour=self.recolour, grain=self.grain)
         fraction(self, smallest=self.smallest, ramp=self.ramp, exchange=self.exchange)
         if self.exchange and self.hands != "known":
-            raise UserError("Flow: fingers are exchanged among labelled hands: hands must be known")
+            raise UserError("Flow: only labelled hands lend fingers: hands=known, or exchange=0")
 
 
 DEFAULT_FLOW = Flow()
@@ -278,31 +278,33 @@ def is_known(batch: HandBatch) -> Bool[Tensor, " b"]:
 @torch.no_grad()
 def exchange_fingers(
     hands: HandPrediction,
-    among: Bool[Tensor, " n"],
+    known: Bool[Tensor, " n"],
     share: float,
     model: HandModel,
     spheres: SphereProxies,
     generator: torch.Generator,
 ) -> tuple[HandPrediction, Bool[Tensor, " n"]]:
-    """Return hands of which some have the fingers of others, and which these are.
+    """Return hands of which some have fingers of known ones, and which these are.
 
     Labels are few, and their poses are soon known by heart: each finger may follow another hand.
-    Place, shape and global rotation stay. A hand that would run into itself stays as it is.
+    Reconstructions are drawn to the mean: with fingers of labelled hands their looks are seen in
+    all poses. Place, shape and global rotation stay. A hand that would run into itself stays as it
+    is.
 
     Args:
         hands: any.
-        among: those that give and take fingers.
-        share: of them that take some.
+        known: those that give fingers.
+        share: of all hands that take some.
         model: of the hands.
         spheres: of that model.
         generator: source of all randomness, on the CPU.
     """
     count, device = len(hands.pose), hands.pose.device
     if not share:  # before the rows are counted, for which a host would wait
-        return hands, torch.zeros_like(among)
-    givers = among.nonzero()[:, 0]
+        return hands, torch.zeros_like(known)
+    givers = known.nonzero()[:, 0]
     if not len(givers):
-        return hands, torch.zeros_like(among)
+        return hands, torch.zeros_like(known)
     # The rotations of a finger's three joints follow each other.
     fingers = len(FINGERS)
     donors = torch.randint(len(givers), (count, fingers), generator=generator).to(device)
@@ -312,7 +314,7 @@ def exchange_fingers(
     other = _posed(model, pose, hands.betas, hands)
     chosen = (Uniform(generator)(0.0, 1.0, count) < share).to(device)
     free = spheres.penetration(other.joints).amax(1) < PENETRATION_TOLERANCE
-    takes = among & chosen & free
+    takes = chosen & free
     return _where(takes, other, hands), takes
 
 
