@@ -571,6 +571,16 @@ def test_hands_get_fingers_of_labelled_ones_alone(hand, batch, appearance):
     torch.testing.assert_close(cycle.belief, wanted)
 
 
+def test_where_nothing_is_labelled_no_fingers_are_lent(hand, batch, appearance):
+    method = tiny_method(hand, appearance, flow=Flow(share=1.0, exchange=1.0, turns=NO_TURN))
+    shown = without_labels(batch)
+    sight = method.see(shown)
+    rows = torch.arange(len(shown.image))
+    cycle = method.cycle(shown, sight, method.texture(sight.features), rows)
+    assert not cycle.exchanged.any()
+    torch.testing.assert_close(cycle.turned.batch.pose, cycle.first.pose)
+
+
 def test_hands_with_the_fingers_of_others_do_not_return(hand, batch, appearance):
     def returned(exchange):
         flow = Flow(share=1.0, exchange=exchange)

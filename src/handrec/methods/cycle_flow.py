@@ -300,21 +300,20 @@ def exchange_fingers(
         generator: source of all randomness, on the CPU.
     """
     count, device = len(hands.pose), hands.pose.device
-    if not share:  # before the rows are counted, for which a host would wait
+    if not share:
         return hands, torch.zeros_like(known)
-    givers = known.nonzero()[:, 0]
-    if not len(givers):
-        return hands, torch.zeros_like(known)
-    # The rotations of a finger's three joints follow each other.
+    # The rotations of a finger's three joints follow each other. Whose they are is drawn on the
+    # device, among all rows: counting the known ones would make a host wait.
     fingers = len(FINGERS)
-    donors = torch.randint(len(givers), (count, fingers), generator=generator).to(device)
+    tickets = torch.rand(count, fingers, count, generator=generator).to(device)
+    donors = torch.where(known, tickets, -1.0).argmax(-1)
     articulation = hands.pose[:, 1:].unflatten(1, (fingers, -1))
-    given = articulation[givers[donors], torch.arange(fingers, device=device)].flatten(1, 2)
+    given = articulation[donors, torch.arange(fingers, device=device)].flatten(1, 2)
     pose = torch.cat([hands.pose[:, :1], given], dim=1)
     other = _posed(model, pose, hands.betas, hands)
     chosen = (Uniform(generator)(0.0, 1.0, count) < share).to(device)
     free = spheres.penetration(other.joints).amax(1) < PENETRATION_TOLERANCE
-    takes = chosen & free
+    takes = chosen & free & known.any()
     return _where(takes, other, hands), takes
 
 

@@ -328,11 +328,7 @@ class CycleHand(HandMethod):
         augmentation = getattr(getattr(self._trainer, "datamodule", None), "augmentation", None)
         if not (self.training and isinstance(augmentation, Augmentation)):
             return images
-        # As pictures are, before the step. The draws are made on the CPU.
-        with (
-            torch.autocast(images.device.type, enabled=False),
-            torch.autocast("cpu", enabled=False),
-        ):
+        with torch.autocast(images.device.type, enabled=False):  # as pictures are, before the step
             changes = augmentation.changes(torch.arange(len(images)), images.shape[-1])
             return changes.of_batch(images)
 
