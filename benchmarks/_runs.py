@@ -17,6 +17,7 @@ from handrec.cli import runs
 from handrec.data.datamodule import HandDataModule
 from handrec.errors import UserError
 from handrec.methods.base import Method
+from handrec.methods.loading import read_checkpoint
 from handrec.records import commit
 
 HANDREC = Path(sys.executable).with_name("handrec")
@@ -46,6 +47,8 @@ def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
         handrec("fit", f"--name={name}", *arguments)
         run = runs.resolve(name)
         seconds = round(time.perf_counter() - start, 1)
+        if stopped(run):  # SIGTERM is no failure to the command: it saves and ends well
+            sys.exit(f"{run} was stopped: the same command with --resume=1 goes on")
         told = {"seconds": seconds, "arguments": arguments, "commit": commit()}
         (run / WHOLE).write_text(json.dumps(told))
     if not (run / WHOLE).is_file():
@@ -55,6 +58,14 @@ def trained(name: str, *arguments: str) -> tuple[Path, float | None]:
         before, now = shlex.join(told["arguments"]), shlex.join(arguments)
         sys.exit(f"{run} was trained with other options ({before}; now {now}): remove or rename it")
     return run, told.get("seconds")
+
+
+def stopped(run: Path) -> bool:
+    """Return whether a run's last weights are of before its last epoch was over."""
+    content = read_checkpoint(runs.choose_checkpoint(run, "last"))
+    epochs = yaml.safe_load((run / runs.CONFIG).read_text())["trainer"]["max_epochs"]
+    over: int = content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    return over < epochs
 
 
 def trained_at(run: Path) -> str | None:
