@@ -130,7 +130,7 @@ def detached_input(module: nn.Module) -> Iterator[None]:
 def pictures(data: SyntheticMixture, count: int) -> Iterator[tuple[HandBatch, ...]]:
     """Yield batches of the training, and with their labels their unlabelled pictures, others, val.
 
-    None of the others is ever in a batch of the training.
+    None of the others is in any of these batches; the run's own training saw all, without labels.
     """
     train, val = data.tables["train"], data.tables["val"]
     pool = data.target.tables["train"]
