@@ -6,8 +6,10 @@ import math
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from handrec import records
 from tests.cli.conftest import REPOSITORY
@@ -67,16 +69,37 @@ def test_overhead_ends_with_status_1_above_its_bars(monkeypatch):
         assert bool(exit_.value.code) is not met
 
 
+def pretend_a_run(name: str, epochs_over: int, of: int) -> None:
+    """Write what a benchmark reads of a training: its options, and the epochs its weights saw."""
+    run = Path("lightning_logs") / name / "version_0"
+    (run / "checkpoints").mkdir(parents=True)
+    progress = {"epoch_progress": {"current": {"completed": epochs_over}}}
+    content = {"state_dict": {}, "loops": {"fit_loop": progress}}
+    torch.save(content, run / "checkpoints/last.ckpt")
+    (run / "config.yaml").write_text(f"trainer: {{max_epochs: {of}}}\n")
+
+
+def test_a_training_that_was_stopped_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    shared = load("_runs")
+    monkeypatch.chdir(tmp_path)
+
+    def handrec(_, name):
+        pretend_a_run(name.removeprefix("--name="), epochs_over=1, of=2)
+
+    monkeypatch.setattr(shared, "handrec", handrec)
+    with pytest.raises(SystemExit, match=r"version_0 was stopped: .*--resume=1"):
+        shared.trained("row")
+    with pytest.raises(SystemExit, match="was cut short"):  # nor by the next call
+        shared.trained("row")
+
+
 def test_a_run_of_other_options_is_not_taken_for_the_wanted_one(tmp_path, monkeypatch):
     shared = load("_runs")
     monkeypatch.chdir(tmp_path)
     trained = []
 
     def handrec(_, name, *arguments):
-        run = tmp_path / "lightning_logs" / name.removeprefix("--name=") / "version_0"
-        (run / "checkpoints").mkdir(parents=True)
-        (run / "checkpoints/last.ckpt").touch()
-        (run / "config.yaml").touch()
+        pretend_a_run(name.removeprefix("--name="), epochs_over=2, of=2)
         trained.append(arguments)
 
     monkeypatch.setattr(shared, "handrec", handrec)
