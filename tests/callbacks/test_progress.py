@@ -22,6 +22,21 @@ def test_figures_of_absent_labels_are_left_out(capsys, monkeypatch):
     assert "nan" not in printed
 
 
+@pytest.mark.parametrize(("first", "left"), [(0, "1 min 0 s left"), (60, "4 min 0 s left")])
+def test_the_time_left_is_told_by_the_steps_of_this_call(first, left, capsys, monkeypatch):
+    """Of 120 steps 80 are done after two minutes: all of them, or the last 20, by this call."""
+    now = iter([0.0, 0.0, 120.0])
+    monkeypatch.setattr("handrec.callbacks.progress.time.monotonic", lambda: next(now))
+    lines = ProgressLines()
+    trainer = MagicMock(pl.Trainer, estimated_stepping_batches=120, current_epoch=0)
+    monkeypatch.setattr(lines, "get_metrics", lambda *_: {})
+    trainer.global_step = first
+    lines.on_train_start(trainer, MagicMock(pl.LightningModule))
+    trainer.global_step = 80
+    lines.on_train_epoch_end(trainer, MagicMock(pl.LightningModule))
+    assert left in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("score", "shown"), [(float("inf"), "x.ckpt"), (2.5, "val/p 2.5: x.ckpt")])
 def test_the_best_of_absent_labels_has_no_figure(score, shown):
     callback = ModelCheckpoint(monitor="val/p")

@@ -36,6 +36,7 @@ class ProgressLines(ProgressBar):
         super().__init__()
         self.seconds = seconds
         self._started = self._printed = time.monotonic()
+        self._first_step = 0
         self._enabled = True
 
     def disable(self) -> None:
@@ -43,8 +44,9 @@ class ProgressLines(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, at the step that the training goes on from."""
         self._started = self._printed = time.monotonic()
+        self._first_step = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -96,7 +98,7 @@ class ProgressLines(ProgressBar):
             return
         self._printed = time.monotonic()
         step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
-        elapsed = self._printed - self._started
+        elapsed, taken = self._printed - self._started, step - self._first_step
         metrics = self.get_metrics(trainer, pl_module)
         parts = [f"epoch {trainer.current_epoch + 1}", f"step {step}/{total}"]
         figures = {
@@ -105,8 +107,8 @@ class ProgressLines(ProgressBar):
             if isinstance(value, float) and not _unlabelled(name, value)
         }
         parts += [f"{name} {value:.4g}" for name, value in figures.items()]
-        if 0 < step < total:
-            parts.append(f"{clock(elapsed * (total - step) / step)} left")
+        if taken > 0 and step < total:
+            parts.append(f"{clock(elapsed * (total - step) / taken)} left")
         print(" · ".join(parts), flush=True)
 
 
