@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -6,9 +8,10 @@ import torch
 
 from handrec.data.appearance.backgrounds import ProceduralScenes
 from handrec.data.appearance.base import Stage
+from handrec.data.appearance.everyday import Everyday
 from handrec.data.appearance.lens import LensOptions
 from handrec.data.appearance.props import PropOptions
-from handrec.data.scenes import sample_scenes, scene_camera
+from handrec.data.scenes import Uniform, sample_scenes, scene_camera
 from handrec.hand.openhand import OpenHand
 from handrec.models.cycle_scene import (
     Own,
@@ -103,6 +106,38 @@ def test_some_hands_are_drawn_in_the_looks_of_another_that_lends(appearance, len
         kept = whose[0].diagonal()
         assert kept.float().mean() == pytest.approx(1 - swap, abs=0.15)
         assert (whose[0][~kept].float().argmax(1) < (lend or 64)).all()
+
+
+def test_some_drawings_are_relit_in_any_colour_from_any_side():
+    count, plain = 4000, Redrawn(skins=1, backgrounds=ProceduralScenes(1))
+    share = Redrawn(skins=1, backgrounds=ProceduralScenes(1), relit=0.25)
+
+    def lights(appearance):
+        return appearance.sample_lights(count, Uniform(torch.Generator().manual_seed(0)))
+
+    everyday, some = lights(plain), lights(share)
+    assert all(map(torch.equal, everyday, lights(Everyday(skins=1))))
+    relit = (some.key_direction != everyday.key_direction).any(1)
+    assert relit.float().mean() == pytest.approx(0.25, abs=0.03)
+    for name in ("ambient", "sky", "key_colour"):
+        both = getattr(some, name), getattr(everyday, name)
+        assert torch.equal(both[0][~relit], both[1][~relit])
+        assert (both[0] != both[1]).any(1)[relit].all()
+    direction = some.key_direction[relit]
+    torch.testing.assert_close(direction.norm(dim=1), torch.ones(len(direction)))
+    for axis in direction.T:  # uniform on the sphere: each coordinate is (Archimedes)
+        assert scipy.stats.kstest(axis, scipy.stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    key, rest = some.key_colour[relit], (some.ambient + some.sky)[relit]
+    # Everyday light is red against blue; this has every hue, and is as often green as violet.
+    violet = (key[:, 0] * key[:, 2]).sqrt() / key[:, 1]
+    shares = [(hue > 1.3).float().mean().item() for hue in (violet, 1 / violet)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.05)
+    assert shares[0] > 0.2
+    usual = everyday.key_colour
+    assert ((usual[:, 0] * usual[:, 2]).sqrt() / usual[:, 1]).log().abs().max() < math.log(1.3)
+    contrast = key.log().mean(1).exp() / rest.log().mean(1).exp()
+    assert 0.3 <= contrast.min() < 0.32
+    assert 5.6 < contrast.max() <= 6.001
 
 
 def test_nothing_is_kept_where_nothing_shall_be(appearance, stage):

@@ -794,6 +794,7 @@ NAN = float("nan")
         (lambda: CycleStrips(every=0), "CycleStrips: every must be above 0"),
         (lambda: CycleStrips(hands=0), "CycleStrips: hands must be above 0"),
         (lambda: Shares(texture=50.0), "Shares: texture must be 0 to 1, not 50"),
+        (lambda: Redrawn(relit=1.5), "Redrawn: relit must be 0 to 1, not 1.5"),
         (lambda: Shares(tone=NAN), "Shares: tone must be 0 to 1, not nan"),
         (lambda: Turns(euler=(NAN, 0.0, 0.0)), "Turns: pitch must be at least 0, not nan"),
         (lambda: Flow(margin=(1.1, float("inf"))), "Flow: greatest_margin must be above 0"),

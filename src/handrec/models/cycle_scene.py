@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from handrec.data.appearance.backgrounds import Backgrounds
 from handrec.data.appearance.base import Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients
 from handrec.data.appearance.everyday import Everyday, Lights, exposure
-from handrec.data.appearance.lens import normal_noise
+from handrec.data.appearance.lens import DEFAULT_LENS, LensOptions, normal_noise
+from handrec.data.appearance.props import DEFAULT_PROPS, PropOptions
+from handrec.data.appearance.recovered import RecoveredSkins
 from handrec.data.appearance.skin_bank import shift_tone, toned
 from handrec.data.scenes import Uniform
 from handrec.errors import fraction
@@ -69,9 +72,58 @@ class Shares:
 class Redrawn(Everyday):
     """Everyday pictures of given hands, some in their own textures and before their own pictures.
 
-    Lights, skin tones, things, sleeves and cameras are those of ``Everyday``: what is drawn looks
-    like the labelled pictures. A texture keeps its tone or gets that of the skin it stands for.
+    Skin tones, things, sleeves, cameras and, unless relit, lights are those of ``Everyday``: what
+    is drawn looks like the labelled pictures. A texture keeps its tone or gets that of the skin it
+    stands for.
+
+    Args:
+        skins: see :class:`Everyday`, as what follows.
+        props: see there.
+        backgrounds: see there.
+        lens: see there.
+        seed: see there.
+        relit: share of the drawings in coloured light from any side, wherever they are taken.
     """
+
+    def __init__(
+        self,
+        skins: int | RecoveredSkins = 96,
+        props: PropOptions = DEFAULT_PROPS,
+        backgrounds: Backgrounds | None = None,
+        lens: LensOptions = DEFAULT_LENS,
+        seed: int = 0,
+        relit: float = 0.0,
+    ) -> None:
+        super().__init__(skins, props, backgrounds, lens, seed)
+        fraction(self, relit=relit)
+        self.relit = relit
+
+    def sample_lights(self, count: int, draw: Uniform) -> Lights:
+        """Return everyday lights, some of them relit.
+
+        Of these the key light is 0.3 to 6 times the rest, comes from anywhere, and both have
+        colours of their own: wider ranges than everyday ones, ours as these are.
+        """
+        given = super().sample_lights(count, draw)
+        if not self.relit:
+            return given
+        contrast = 0.3 * (6.0 / 0.3) ** draw(0.0, 1.0, count, 1)
+        level = 1.25 / (1 + contrast) * torch.exp(0.3 * draw.normal(count, 1).clamp(-2, 2))
+        key, rest = (_hues(draw, count, spread) for spread in (0.5, 0.25))
+        from_above = given.sky / (given.ambient + given.sky)
+        relit = given._replace(
+            ambient=level * rest * (1 - from_above),
+            sky=level * rest * from_above,
+            key_colour=level * contrast * key,
+            key_direction=F.normalize(draw.normal(count, 3), dim=1),
+        )
+        chosen = draw(0.0, 1.0, count) < self.relit
+        return Lights(
+            *(
+                torch.where(chosen.view(-1, *[1] * (new.ndim - 1)), new, old)
+                for new, old in zip(relit, given, strict=True)
+            )
+        )
 
     def dress(self, own: Own, shares: Shares, generator: torch.Generator) -> Look:
         """Return looks of given hands, on their device.
@@ -121,6 +173,12 @@ class Redrawn(Everyday):
                 look[f"{_OWN}keeps_background"], look[f"{_OWN}background"], given.background
             ),
         )
+
+
+def _hues(draw: Uniform, count: int, spread: float) -> Float[Tensor, "n 3"]:
+    """Return colours whose logarithms vary by so much about grey, without making light brighter."""
+    varied = spread * draw.normal(count, 3).clamp(-2, 2)
+    return torch.exp(varied - varied.mean(1, keepdim=True))
 
 
 def _lab(colour: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3"]:
