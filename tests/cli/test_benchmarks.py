@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,3 +129,48 @@ def test_a_record_of_another_kind_is_not_gone_on_with(tmp_path):
     for name, scale in (("name", "gpu"), ("other", "cpu")):
         with pytest.raises(SystemExit, match="give another --out"):
             shared.measured_before(path, name, {"scale": scale})
+
+
+def pretend_an_evaluation(name, errors, sha256="a" * 64):
+    """Write what a benchmark reads of an evaluation: whose samples, and the error of each."""
+    pretend_a_run(name, epochs_over=1, of=1)
+    folder = Path("lightning_logs") / name / "version_0/eval/synthetic"
+    (folder / "test").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"splits": {"test": {"split_sha256": sha256}}}))
+    lines = [f"{number},{error}" for number, error in enumerate(errors)]
+    (folder / "test/per_sample.csv").write_text("\n".join(["id,pa_mpjpe", *lines]) + "\n")
+
+
+def test_differences_are_told_as_surely_as_the_samples_decide_them(tmp_path, monkeypatch, capsys):
+    paired = load("paired_difference")
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    old = draw.uniform(5, 25, 400)
+    apart = draw.normal(0, 2, 400)
+    pretend_an_evaluation("base-0", old - apart)
+    pretend_an_evaluation("base-1", old + apart)  # their mean is `old`
+    new = 0.9 * old + draw.normal(0, 1, 400)
+    pretend_an_evaluation("new", new)
+    pretend_an_evaluation("tenth", 0.9 * old)
+    pretend_an_evaluation("elsewhere", old, sha256="b" * 64)
+
+    def told(ours):
+        paths = [Path("lightning_logs") / run / "version_0" for run in (ours, "base-0", "base-1")]
+        (row,) = paired.compare(paths[:1], paths[1:], "pa_mpjpe")
+        return row["change_percent"], row["from_percent"], row["to_percent"]
+
+    assert told("tenth") == (-10.0, -10.0, -10.0)  # pairs: of each sample the same
+    change, low, high = told("new")
+    ratio = new.mean() / old.mean()
+    assert change == pytest.approx(100 * (ratio - 1), abs=0.01)
+    error = 100 * (new - ratio * old).std() / old.mean() / math.sqrt(400)  # to first order
+    assert (low, high) == pytest.approx((change - 1.96 * error, change + 1.96 * error), abs=0.1)
+    with pytest.raises(SystemExit, match="no split that all runs were evaluated on"):
+        told("elsewhere")
+    arguments = ["--runs", "new", "--against", "base-0", "base-1", "--out", "record.json"]
+    monkeypatch.setattr(sys, "argv", ["paired_difference", *arguments])
+    paired.main()
+    assert f"'change_percent': {change}" in capsys.readouterr().out
+    record = json.loads(Path("record.json").read_text())
+    assert record["figures"][0]["samples"] == 400
+    assert record["config"] == {"runs": ["new"], "against": ["base-0", "base-1"]}
