@@ -82,7 +82,7 @@ class Redrawn(Everyday):
         backgrounds: see there.
         lens: see there.
         seed: see there.
-        relit: share of the drawings in coloured light from any side, wherever they are taken.
+        relit: share of the drawings in coloured light from any side.
     """
 
     def __init__(
