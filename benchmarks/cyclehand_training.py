@@ -8,18 +8,18 @@ the same number of steps on the same pictures, and is evaluated on `test`, `test
 `test_shift`. A run that is in `lightning_logs/` already, by the name `cyclehand-<row>-<scale>-
 <seed>`, is not trained again; a row that is in the record stays as it is. Rows of the ablation add
 one term each to the row before, `recoloured` the colours and the noise of unlabelled pictures,
-`dressed` their textures and backgrounds, `nearer` twice as many turns within 30 degrees; `lent`
-draws half of the hands with fingers of labelled ones, which is the experiment. `foreign` has the
-colours and the noise of unlabelled pictures in three quarters of the others, not in half; `relit`
-has half of the drawings in coloured light from any side; `drawn` is the experiment without the
-terms of the cycle but (b) against (c); `returned_strong` has 4 times the weight of (a) against (d),
-`photo_strong` 20 times that of the photometric terms, `contrast_strong` 10 times that of the
-contrastive one; `reconstructed` draws labelled hands as reconstructed, not as labelled; `nearest`
-has three times as many near turns, and no fingers lent; `restrained` has the mechanical terms
-beside those of `rendered` alone; `sampled` draws random hands, as the data do, `sampled_dressed` in
-the looks and turns of the experiment. `told` is `base` that is told the labels of the unlabelled
-pictures, which no method here may see; what it is not shown are labelled hands in other views and
-colours.
+`dressed` labelled hands in their textures and before their backgrounds, `nearer` twice as many
+turns that are drawn within 30 degrees; `lent` draws half of the hands with fingers of labelled
+ones, which is the experiment. `foreign` has the colours and the noise of unlabelled pictures in
+three quarters of the others, not in half; `relit` has half of the drawings in coloured light from
+any side; `drawn` is the experiment without the terms of the cycle but (b) against (c);
+`returned_strong` has 4 times the weight of (a) against (d), `photo_strong` 20 times that of the
+photometric terms, `contrast_strong` 10 times that of the contrastive one; `reconstructed` draws
+labelled hands as reconstructed, not as labelled; `nearest` has three times as many of these turns,
+and no fingers lent; `restrained` has the mechanical terms beside those of `rendered` alone;
+`sampled` draws random hands, as the data do, `sampled_dressed` in the looks and turns of the
+experiment. `told` is `base` that is told the labels of the unlabelled pictures, which no method
+here may see; what it is not shown are labelled hands in other views and colours.
 
 Options of the experiment were chosen by what these splits said. `--hands` evaluates on so many of
 each split of another seed, which no choice has seen; the run's own report is then of these.
