@@ -1,20 +1,17 @@
 """Pictures of reconstructed hands: their own texture and background, or others, in any light."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from handrec.data.appearance.backgrounds import Backgrounds
 from handrec.data.appearance.base import Look, Picture, Stage
 from handrec.data.appearance.compose import Ingredients
 from handrec.data.appearance.everyday import Everyday, Lights, exposure
-from handrec.data.appearance.lens import DEFAULT_LENS, LensOptions, normal_noise
-from handrec.data.appearance.props import DEFAULT_PROPS, PropOptions
-from handrec.data.appearance.recovered import RecoveredSkins
+from handrec.data.appearance.lens import normal_noise
 from handrec.data.appearance.skin_bank import shift_tone, toned
 from handrec.data.scenes import Uniform
 from handrec.errors import fraction
@@ -77,24 +74,12 @@ class Redrawn(Everyday):
     stands for.
 
     Args:
-        skins: see :class:`Everyday`, as what follows.
-        props: see there.
-        backgrounds: see there.
-        lens: see there.
-        seed: see there.
         relit: share of the drawings in coloured light from any side.
+        options: of :class:`~handrec.data.appearance.everyday.Everyday`.
     """
 
-    def __init__(
-        self,
-        skins: int | RecoveredSkins = 96,
-        props: PropOptions = DEFAULT_PROPS,
-        backgrounds: Backgrounds | None = None,
-        lens: LensOptions = DEFAULT_LENS,
-        seed: int = 0,
-        relit: float = 0.0,
-    ) -> None:
-        super().__init__(skins, props, backgrounds, lens, seed)
+    def __init__(self, relit: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
         fraction(self, relit=relit)
         self.relit = relit
 
@@ -102,7 +87,7 @@ class Redrawn(Everyday):
         """Return everyday lights, some of them relit.
 
         Of these the key light is 0.3 to 6 times the rest, comes from anywhere, and both have
-        colours of their own: wider ranges than everyday ones, ours as these are.
+        colours of their own. The ranges are our choice, wider than everyday ones.
         """
         given = super().sample_lights(count, draw)
         if not self.relit:
